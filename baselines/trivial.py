@@ -1,0 +1,93 @@
+"""What any method must beat: the mean of the training targets, and a prediction from the recipe without a look at the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from baselines.boosting import Table, fit_best, predict
+from ngbench.errors import MethodError
+from ngbench.loading import GraphDataset
+from ngbench.methods import MethodInfo, Problem, RunContext
+
+
+class Mean:
+    """Predicts the mean of the training targets for every network."""
+
+    info = MethodInfo(
+        name="mean",
+        title="Mean of training targets",
+        access="none",
+        invariant=True,
+        any_architecture=True,
+        paper="none: the constant of least squared error",
+    )
+    num_parameters = 1
+
+    def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
+        """Takes the mean."""
+        self.mean = float(np.mean(np.asarray(train.targets, dtype=np.float64)))
+
+    def predict(self, networks: GraphDataset) -> np.ndarray:
+        """The same number for each network, float64 ``[graphs]``."""
+        return np.full(len(networks), self.mean)
+
+
+class Hyperparameters:
+    """Gradient boosting on the recipe columns: what is known of a network before it is trained.
+
+    Categories are those of the training networks; one that they lack counts as missing.
+
+    Raises:
+        MethodError: On `fit` or `predict`, if the networks lack recipe columns.
+    """
+
+    info = MethodInfo(
+        name="hyperparameters",
+        title="Hyper-parameters only",
+        access="hyperparameters",
+        invariant=True,
+        any_architecture=True,
+        paper="Unterthiner et al. 2020, arXiv:2002.11448",
+    )
+    # trees have splits and leaves, no parameters
+    num_parameters = 0
+
+    def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
+        """Compares candidates by the validation metric and keeps the best."""
+        if not train.hyperparameters:
+            raise MethodError(
+                f"method 'hyperparameters' got {len(train)} networks without recipe columns; expected a zoo that has them"
+            )
+        self.categories = {name: _categories(column) for name, column in train.hyperparameters.items()}
+        is_categorical = np.array([categories is not None for categories in self.categories.values()])
+        train_table, val_table = (Table.of(self._features(split.hyperparameters), split) for split in (train, val))
+        self.model = fit_best(problem, train_table, val=val_table, context=context, is_categorical=is_categorical)
+
+    def predict(self, networks: GraphDataset) -> np.ndarray:
+        """One prediction for each network, float64 ``[graphs]``."""
+        return predict(self.model, self._features(networks.hyperparameters))
+
+    def _features(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Numbers as they are and categories as codes, float64 ``[graphs, columns]``; NaN where a value is missing."""
+        missing = [name for name in self.categories if name not in columns]
+        if missing:
+            raise MethodError(
+                f"method 'hyperparameters' was fitted on columns {', '.join(self.categories)}, of which the networks lack "
+                f"{', '.join(missing)}; expected networks of a zoo that has them"
+            )
+        return np.stack([_encoded(columns[name], categories) for name, categories in self.categories.items()], axis=1)
+
+
+def _categories(column: np.ndarray) -> np.ndarray | None:
+    """The sorted distinct texts of a column; None for a column of numbers."""
+    return None if column.dtype.kind in "biuf" else np.unique(column.astype(str))
+
+
+def _encoded(column: np.ndarray, categories: np.ndarray | None) -> np.ndarray:
+    if categories is None:
+        return column.astype(np.float64)
+    texts = column.astype(str)
+    codes = np.minimum(np.searchsorted(categories, texts), len(categories) - 1)
+    return np.where(categories[codes] == texts, codes.astype(np.float64), np.nan)

@@ -1,0 +1,49 @@
+"""The command line: takes what a user types, gives tables, pictures and exit codes.
+
+Knows how things are shown; holds no logic of its own. Modules import what is heavy inside their commands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ngbench import __version__
+from ngbench.cli.bench import bench
+from ngbench.cli.run import evaluate, run
+from ngbench.cli.zoo import zoo
+from ngbench.errors import NgbenchError
+
+
+class Refusal(click.ClickException):
+    """A user's mistake: one red line, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.secho(f"error: {self.message}", err=True, fg="red")
+
+
+class Commands(click.Group):
+    """Commands whose `NgbenchError`s are shown as a `Refusal`; any other exception is a fault and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except NgbenchError as error:
+            raise Refusal(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ngbench")
+def main() -> None:
+    """Datasets and a benchmark for learning over neural networks: a trained network is one data point.
+
+    Start with:  ngbench run --method ng-gnn --task generalization
+    """
+
+
+for command in (run, evaluate, zoo, bench):
+    main.add_command(command)

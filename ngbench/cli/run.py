@@ -1,0 +1,186 @@
+"""``ngbench run`` and ``ngbench evaluate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ngbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ngbench.evaluation import Result
+    from ngbench.evaluation.result import IntervalRecord, Spread
+
+INTERRUPTED = 130
+
+
+class SeedList(click.ParamType):
+    """Seeds as ``0,1,2`` or ``0-4``."""
+
+    name = "seeds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if not isinstance(value, str):
+            return tuple(value)  # type: ignore[arg-type]
+        try:
+            parts = [part.split("-") for part in value.split(",")]
+            return tuple(seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1))
+        except ValueError:
+            self.fail(f"{value!r} is no list of seeds; expected 0 or 0,1,2 or 0-4", param, ctx)
+
+
+@click.command()
+@click.option("--method", "methods", multiple=True, required=True, help="Registered name, or package.module:Class. Repeat to compare several.")
+@click.option("--task", default="generalization", show_default=True, help="Name of the task.")
+@click.option("--zoo", default=None, help="Released zoo or path of a zoo file.  [default: the task's own]")
+@click.option("--seeds", type=SeedList(), default="0", show_default=True, help="Seeds, such as 0,1,2 or 0-4: one fit for each.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method. Repeat for several.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder under which results are kept.")
+@click.option("--device", default=None, help="Torch device.  [default: cuda where there is one, else cpu]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else, on standard output.")
+def run(
+    methods: Sequence[str],
+    task: str,
+    zoo: str | None,
+    seeds: Sequence[int],
+    settings: Sequence[str],
+    out: Path,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Fit and score methods on a task, beside its trivial baselines.
+
+    What was finished before with the same code and settings is not run again; what was interrupted goes on.
+    """
+    import sys
+
+    # A method of one's own is named by a path from the current folder.
+    sys.path.insert(0, str(Path.cwd()))
+    from ngbench.cli.screen import progress_stages
+    from ngbench.evaluation import run_beside_baselines
+
+    found: dict[str, Result] = {}
+    try:
+        with progress_stages(quiet=as_json) as stages:
+            for method in methods:
+                results = run_beside_baselines(
+                    method, task, zoo, seeds, settings=_settings(settings), out=out, device=device, stages=stages
+                )
+                found.update((result.method, result) for result in reversed(results) if result.method not in methods or result.method == method)
+    except KeyboardInterrupt:
+        click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    _show(found, methods, zoo, _settings(settings), out=out, as_json=as_json)
+
+
+def _settings(texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"setting {key!r} has no value; expected KEY=VALUE such as num_layers=4")
+    return {key: value for key, _, value in pairs}
+
+
+def _show(found: dict[str, Result], methods: Sequence[str], zoo_name: str | None, settings: dict[str, str], *, out: Path, as_json: bool) -> None:
+    from ngbench.evaluation import run_folder
+    from ngbench.evaluation.plots import draw_predictions
+    from ngbench.store import open_zoo
+    from ngbench.tasks import TASKS
+
+    task = TASKS[next(iter(found.values())).task]
+    zoo = open_zoo(zoo_name or task.default_zoo)
+    folders = {name: run_folder(out, task, zoo, name, settings if name in methods else {}) for name in found}
+    pictures = {name: draw_predictions(found[name], zoo, folders[name]) for name in methods}
+    if as_json:
+        rows = [{**json.loads(found[name].model_dump_json()), "folder": str(folders[name])} for name in found]
+        click.echo(json.dumps({"results": rows, "pictures": {name: str(path) for name, path in pictures.items()}}, indent=2))
+        return
+    from ngbench.cli.screen import console
+
+    screen = console()
+    screen.print()
+    screen.print(result_table(list(found.values())))
+    for name in methods:
+        screen.print()
+        for other, difference in found[name].differences.items():
+            screen.print(f"{name} − {other}: {_sign(found[name].primary)} {_interval(difference, signed=True)} (paired bootstrap over test networks)")
+        screen.print(f"picture   {pictures[name]}", soft_wrap=True)
+        screen.print(f"results   {folders[name] / 'result.json'}", soft_wrap=True)
+
+
+def result_table(results: Sequence[Result]) -> Table:
+    """A row for each result, best first."""
+    from ngbench.cli.screen import seconds, size, table
+    from ngbench.metrics import METRICS
+
+    first = results[0]
+    others = [name for name in first.scores if name != first.primary]
+    several = len(first.seeds) > 1
+    heading = f"{_sign(first.primary)} {'mean ± std over seeds' if several else f'[{first.interval.confidence:.0%}]'}"
+    title = (
+        f"{first.task} on {first.zoo} v{first.zoo_version}, {first.seeds[0].num_test:,} test networks, "
+        f"{len(first.seeds)} {'seeds' if several else 'seed'}, {first.environment.device}"
+    )
+    made = table("method", "reads", heading, "scrambled", *map(_sign, others), "parameters", "training", "prediction", "memory", title=title, numbers_from=2)
+    order = METRICS[first.primary].higher_is_better
+    for result in sorted(results, key=lambda r: r.scores[r.primary].mean, reverse=order):
+        seeds = result.seeds
+        made.add_row(
+            result.method,
+            result.access,
+            _spread(result.scores[result.primary]) if several else _interval(result.interval),
+            _spread(result.scrambled_scores[result.primary]),
+            *(_spread(result.scores[name]) for name in others),
+            f"{seeds[0].num_parameters:,}" if seeds[0].num_parameters else "—",
+            seconds(sum(seed.fit_s for seed in seeds) / len(seeds)),
+            seconds(sum(seed.predict_s for seed in seeds) / len(seeds)),
+            size(max((seed.peak_memory_bytes for seed in seeds if seed.peak_memory_bytes is not None), default=None)),
+        )
+    return made
+
+
+def _sign(metric: str) -> str:
+    from ngbench.metrics import METRICS
+
+    return METRICS[metric].title
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.3f}" + (f" ± {spread.std:.3f}" if spread.std is not None else "")
+
+
+def _interval(interval: IntervalRecord, *, signed: bool = False) -> str:
+    form = "+.3f" if signed else ".3f"
+    return f"{interval.score:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--zoo", default=None, help="The zoo file of the run, where it is not a released one.")
+def evaluate(folders: Sequence[Path], zoo: str | None) -> None:
+    """Score the saved predictions of finished runs again, and compare with what their results say.
+
+    FOLDERS are run folders, such as runs/generalization/digits-cnn-v1/ng-gnn. Exits with 1 if a number differs.
+    """
+    from ngbench.cli.screen import console
+    from ngbench.evaluation import rescore
+    from ngbench.store import open_zoo
+
+    screen, differing = console(), 0
+    for folder in folders:
+        result, differences = rescore(folder, zoo=open_zoo(zoo) if zoo else None)
+        screen.print(result_table([result]))
+        numbers = 2 * len(result.scores) * len(result.seeds)
+        if not differences:
+            screen.print(f"[green]all {numbers} scores of {folder} follow from its predictions[/green]", soft_wrap=True)
+        for difference in differences:
+            screen.print(f"[red]seed {difference.seed}, {difference.name}: stored {difference.stored!r}, scored again {difference.found!r}[/red]")
+        differing += len(differences)
+    if differing:
+        raise click.exceptions.Exit(1)

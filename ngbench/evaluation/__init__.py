@@ -1,0 +1,11 @@
+"""Runs and scores: takes methods, a task and a zoo, gives results with their predictions, or scores predictions again.
+
+Knows the protocol; does not know what is inside a method, or how results are shown.
+"""
+
+from ngbench.evaluation.evaluate import rescore, score
+from ngbench.evaluation.predictions import Predictions
+from ngbench.evaluation.protocol import run, run_beside_baselines, run_folder
+from ngbench.evaluation.result import Result, SeedResult
+
+__all__ = ["Predictions", "Result", "SeedResult", "rescore", "run", "run_beside_baselines", "run_folder", "score"]

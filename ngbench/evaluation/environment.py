@@ -1,0 +1,128 @@
+"""Where a run took place: versions, device, commit, and how much memory and time it took."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import threading
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import BaseModel, ConfigDict
+
+PACKAGES = ("ngbench", "torch", "torch_geometric", "numpy", "scipy", "scikit-learn", "h5py")
+
+
+class Environment(BaseModel):
+    """What a result depends on beside its configuration.
+
+    Attributes:
+        device: Torch device, with its name.
+        num_threads: CPU threads that torch used.
+        platform: Operating system and processor.
+        python: Python version.
+        packages: Versions by package name.
+        git_commit: Commit of the ngbench checkout, ``+changes`` behind it where files differ; None outside a checkout.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    num_threads: int
+    platform: str
+    python: str
+    packages: dict[str, str]
+    git_commit: str | None
+
+
+def current_environment(device: str) -> Environment:
+    """The environment of this process.
+
+    Args:
+        device: Torch device name.
+    """
+    import torch
+
+    return Environment(
+        device=f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device,
+        num_threads=torch.get_num_threads(),
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        packages={name: found for name in PACKAGES if (found := _version(name))},
+        git_commit=_git_commit(Path(__file__).resolve().parents[2]),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit(folder: Path) -> str | None:
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+class Usage:
+    """Seconds and peak memory of what runs inside a ``with``: resident memory over what it was before, or CUDA memory allocated.
+
+    Attributes:
+        duration_s: Wall-clock seconds.
+        peak_memory_bytes: None where the platform does not tell.
+    """
+
+    def __init__(self, device: str):
+        self.duration_s = 0.0
+        self.peak_memory_bytes: int | None = None
+        self._device = device
+        self._stop = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Usage:
+        self._before = _resident_bytes()
+        self._peak = self._before
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._sampler.start()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.duration_s = time.perf_counter() - self._start
+        self._stop.set()
+        if self._device.startswith("cuda"):
+            import torch
+
+            self.peak_memory_bytes = torch.cuda.max_memory_allocated(self._device)
+        elif self._before is not None and self._peak is not None:
+            self._sampler.join()
+            self.peak_memory_bytes = max(0, self._peak - self._before)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.02):
+            resident = _resident_bytes()
+            if resident is None:
+                return
+            self._peak = max(self._peak or 0, resident)
+
+
+def _resident_bytes() -> int | None:
+    """Resident memory of this process; Linux only."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * 4096

@@ -1,0 +1,65 @@
+"""Pictures of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ngbench.evaluation.evaluate import PREDICTIONS_FILE, Scored, answers, score, seed_folder
+from ngbench.evaluation.predictions import Predictions
+from ngbench.evaluation.result import Result
+from ngbench.store import Zoo
+from ngbench.tasks import TASKS, Task
+
+PICTURE_FILE = "predicted-vs-true.png"
+
+
+def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
+    """Draws predicted against true answers of the first seed's test split, beside the same for the orbit-scrambled networks.
+
+    Args:
+        result: Result of a run.
+        zoo: The zoo that it was made on.
+        folder: The run's folder; the picture is written into it.
+
+    Returns:
+        Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    task, seed = TASKS[result.task], result.seeds[0].seed
+    found = answers(task, zoo)
+    scored = score(task, found, Predictions.load(seed_folder(folder, seed) / PREDICTIONS_FILE))
+    figure = Figure(figsize=(9.6, 4.9), layout="constrained")
+    figure.suptitle(f"{result.title}: {task.title.lower()} on {result.zoo}, {len(found.ids):,} test networks, seed {seed}", fontsize=12)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    _panel(left, task, found.targets, scored.values, scored.scores[result.primary], "as trained")
+    _panel(right, task, found.targets, scored.scrambled, scored.scrambled_scores[result.primary], "hidden neurons permuted (same functions)")
+    left.set_ylabel(f"predicted {task.target_label}")
+    _frame(left, found.targets, scored)
+    path = folder / PICTURE_FILE
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _panel(axes, task: Task, targets: np.ndarray, predictions: np.ndarray, value: float, title: str) -> None:  # noqa: ANN001 - matplotlib is lazy
+    axes.axline((0, 0), slope=1, color="0.35", linewidth=1, linestyle="--", label="y = x", zorder=1)
+    axes.scatter(targets, predictions, s=9, alpha=0.45, color="#0072B2", linewidths=0, label="one network", zorder=2)
+    axes.set_title(f"{title}\n{task.primary.title} = {value:.3f}", fontsize=10.5)
+    axes.set_xlabel(f"true {task.target_label}")
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
+
+
+def _frame(axes, targets: np.ndarray, scored: Scored) -> None:  # noqa: ANN001 - matplotlib is lazy
+    """The same range on both axes, so that y = x is the diagonal; a stray prediction may leave it."""
+    low = min(targets.min(), *(np.quantile(v, 0.005) for v in (scored.values, scored.scrambled)))
+    high = max(targets.max(), *(np.quantile(v, 0.995) for v in (scored.values, scored.scrambled)))
+    margin = 0.04 * max(high - low, 1e-9)
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_aspect("equal", adjustable="box")
+

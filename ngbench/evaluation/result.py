@@ -1,0 +1,163 @@
+"""The result of a method on a task: every number of a table row, and everything needed to get it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ngbench.errors import ResultError
+from ngbench.evaluation.environment import Environment
+
+T = TypeVar("T", bound=BaseModel)
+
+RESULT_FILE = "result.json"
+SEED_FILE = "seed.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SeedResult(_Record):
+    """One fit of a method, scored once on the test split.
+
+    Attributes:
+        seed: Its seed.
+        identity: Digest of everything that decides the numbers: method and its source, settings, task, zoo, seed.
+        val_score: Primary metric on the val split.
+        scores: Metrics on the test split, by name.
+        scrambled_scores: The same on the orbit-scrambled test split.
+        largest_shift: Largest absolute difference between the predictions for a network and for its scrambled twin.
+        num_parameters: Learned numbers of the method.
+        fit_s: Seconds of training, selection included.
+        predict_s: Seconds to predict the test split once.
+        num_test: Number of test networks.
+        peak_memory_bytes: Most memory during training and prediction, over what the process had before.
+    """
+
+    seed: int
+    identity: str
+    val_score: float
+    scores: dict[str, float]
+    scrambled_scores: dict[str, float]
+    largest_shift: float
+    num_parameters: int
+    fit_s: float
+    predict_s: float
+    num_test: int
+    peak_memory_bytes: int | None
+
+
+class Spread(_Record):
+    """Mean over seeds, and the unbiased standard deviation; None with one seed."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """The spread of one number a seed."""
+        return cls(mean=statistics.fmean(values), std=statistics.stdev(values) if len(values) > 1 else None)
+
+
+class IntervalRecord(_Record):
+    """A number with its bootstrap interval over test networks."""
+
+    score: float
+    low: float
+    high: float
+    confidence: float
+
+
+class Result(_Record):
+    """A method on a task and a zoo, over its seeds.
+
+    Attributes:
+        format_version: Of this file.
+        method: Name or path of the method.
+        title: As it is printed.
+        access: What the method reads; tracks are never mixed.
+        settings: The method's configuration.
+        task: Name of the task.
+        zoo: Name of the zoo.
+        zoo_version: Its version.
+        zoo_sha256: Of the zoo file.
+        split: Name of the split.
+        primary: Name of the primary metric.
+        seeds: One entry for each seed.
+        scores: Mean and std over seeds, by metric.
+        scrambled_scores: The same on the orbit-scrambled test split.
+        interval: Primary metric, mean over seeds, with its bootstrap interval over test networks.
+        differences: Primary metric minus that of each baseline, paired over test networks.
+        environment: Where it ran.
+        created: Date and time of the run, UTC.
+    """
+
+    format_version: Literal[1] = 1
+    method: str
+    title: str
+    access: str
+    settings: dict[str, object]
+    task: str
+    zoo: str
+    zoo_version: str
+    zoo_sha256: str
+    split: str
+    primary: str
+    seeds: tuple[SeedResult, ...]
+    scores: dict[str, Spread]
+    scrambled_scores: dict[str, Spread]
+    interval: IntervalRecord
+    differences: dict[str, IntervalRecord]
+    environment: Environment
+    created: str
+
+    def save(self, folder: Path) -> Path:
+        """Writes ``result.json`` into a folder, whole or not at all."""
+        return write_json(folder / RESULT_FILE, self)
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """Reads the result of a run folder.
+
+        Raises:
+            ResultError: The folder has no result, or one that cannot be read.
+        """
+        return read_json(folder / RESULT_FILE, cls)
+
+
+def write_json(path: Path, record: BaseModel) -> Path:
+    """Writes a record, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(record.model_dump_json(indent=2) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Reads a record.
+
+    Raises:
+        ResultError: No file, or not a record of that kind.
+    """
+    try:
+        return kind.model_validate_json(path.read_text())
+    except FileNotFoundError as error:
+        raise ResultError(f"{path.parent} has no {path.name}; expected a folder that `ngbench run` finished") from error
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultError(f"{path} is no {kind.__name__} that this ngbench can read ({_first(error)}); run it again") from error
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return str(error)

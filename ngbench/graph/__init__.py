@@ -1,0 +1,11 @@
+"""Networks as graphs: takes a torch module or value rows, gives a `NeuralGraph` on a `Topology`, and back.
+
+Knows layers and their symmetry; does not know zoos, files or tasks.
+"""
+
+from ngbench.graph import symmetry
+from ngbench.graph.neural_graph import NeuralGraph, restore
+from ngbench.graph.topology import EdgeBlock, NodeFeature, NodeGroup, ParameterView, Topology
+from ngbench.graph.trace import trace
+
+__all__ = ["EdgeBlock", "NeuralGraph", "NodeFeature", "NodeGroup", "ParameterView", "Topology", "restore", "symmetry", "trace"]

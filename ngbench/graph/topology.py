@@ -1,0 +1,321 @@
+"""The shape of a neural graph: node groups, edge blocks, and where in a state dict their values stand. It holds no numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from ngbench.errors import GraphError
+
+Role = Literal["input", "hidden", "output", "structural"]
+Pattern = Literal["dense", "diagonal"]
+
+
+@dataclass(frozen=True)
+class ParameterView:
+    """The part of one state-dict entry that a block or a node feature shows, and the order of its axes.
+
+    The entry is viewed with shape `split`, sliced by `bounds`, and its axes put in the order `order`; what remains
+    reshapes to the canonical shape of its owner. A view with only a path shows the whole entry in its own order.
+
+    Args:
+        path: State-dict path, for example ``"features.0.weight"``.
+        split: Shape to view the entry with first; empty where neither bounds nor order are needed.
+        bounds: ``(start, stop)`` for each axis of `split`; empty where nothing is cut.
+        order: Axis order after slicing; empty where it stays.
+
+    Raises:
+        GraphError: Bounds or order without `split`.
+    """
+
+    path: str
+    split: tuple[int, ...] = ()
+    bounds: tuple[tuple[int, int], ...] = ()
+    order: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if (self.bounds or self.order) and not self.split:
+            raise GraphError(f"view of {self.path!r} has bounds or an order but no split shape; expected all or none")
+
+    @property
+    def region(self) -> Hashable:
+        """Which elements are shown, whatever their order: views of one region are tied."""
+        return self.path, self.split if self.bounds else (), self.bounds
+
+
+@dataclass(frozen=True)
+class NodeFeature:
+    """One number a node, for example its bias, for all nodes of a group."""
+
+    name: str
+    parameter: ParameterView
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """The units of one layer: neurons, channels, inputs or outputs.
+
+    Args:
+        name: Unique among the groups of a topology.
+        size: Number of nodes.
+        role: Input and output nodes are the visible interface and never permute.
+        activation: What the units apply to their sum: ``"relu"``, ``"sine(30)"``, ``"none"`` and so on.
+        layer: Depth; 0 for inputs, one more than the deepest source otherwise.
+        features: Named numbers on the nodes, with their parameters.
+    """
+
+    name: str
+    size: int
+    role: Role
+    activation: str
+    layer: int
+    features: tuple[NodeFeature, ...] = ()
+
+
+@dataclass(frozen=True)
+class EdgeBlock:
+    """The edges of one layer, from the nodes of one group to the nodes of another.
+
+    Args:
+        name: Unique among the blocks of a topology.
+        source: Name of the group that the edges leave.
+        target: Name of the group that the edges enter.
+        pattern: ``"dense"`` (every source to every target) or ``"diagonal"`` (source i to target i).
+        operation: ``"linear"``, ``"conv"``, ``"identity"`` and so on.
+        kernel: Spatial shape of one edge's weights; empty for a single number.
+        parameter: Where the values come from; None for a structural block, whose edges all carry the number one.
+    """
+
+    name: str
+    source: str
+    target: str
+    pattern: Pattern
+    operation: str
+    kernel: tuple[int, ...] = ()
+    parameter: ParameterView | None = None
+
+    @property
+    def kernel_size(self) -> int:
+        """Numbers on one edge."""
+        return math.prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A contiguous run of the canonical value row: one node feature or one block with its canonical shape.
+
+    Args:
+        owner: Name of the group or block.
+        feature: Name of the node feature; None for a block.
+        parameter: Where the values stand in the state dict.
+        shape: ``(nodes,)`` for a feature, ``(targets, sources, kernel)`` for a block.
+        start: First position in the row.
+    """
+
+    owner: str
+    feature: str | None
+    parameter: ParameterView
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last position in the row."""
+        return self.start + math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Node groups, edge blocks and parameter shapes of a neural graph; hashable, shared by many networks.
+
+    The canonical value row of a network is the concatenation of its slots: the node features, groups in order, then the
+    blocks in order, each block target-major. A parameter shown by several blocks (tied weights) stands in it once.
+
+    Args:
+        groups: Node groups in canonical order.
+        blocks: Edge blocks in canonical order.
+        parameters: Path and shape of every state-dict entry, in state-dict order.
+
+    Raises:
+        GraphError: A name stands twice, a block names no group, a diagonal block joins groups of different sizes, a
+            view shows no parameter, or the views do not show every element of every parameter.
+    """
+
+    groups: tuple[NodeGroup, ...]
+    blocks: tuple[EdgeBlock, ...]
+    parameters: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def __post_init__(self):
+        for kind, names in (("group", [g.name for g in self.groups]), ("block", [b.name for b in self.blocks])):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise GraphError(f"{kind} name {twice[0]!r} stands {names.count(twice[0])} times in a topology; expected once")
+        for group in self.groups:
+            if group.role not in get_args(Role):
+                raise GraphError(f"group {group.name!r} has role {group.role!r}; expected one of {', '.join(get_args(Role))}")
+        for block in self.blocks:
+            self._check_block(block)
+        self._check_coverage()
+
+    def __hash__(self) -> int:
+        # The digest, not a cached hash: hashes of strings differ between processes, and a pickle keeps what was cached.
+        return hash(self.digest)
+
+    def _check_block(self, block: EdgeBlock) -> None:
+        for name in (block.source, block.target):
+            if name not in self._groups_by_name:
+                raise GraphError(f"block {block.name!r} names group {name!r}; expected one of {', '.join(self._groups_by_name)}")
+        if block.pattern not in get_args(Pattern):
+            raise GraphError(f"block {block.name!r} has pattern {block.pattern!r}; expected one of {', '.join(get_args(Pattern))}")
+        source_size, target_size = self.group(block.source).size, self.group(block.target).size
+        if block.pattern == "diagonal" and source_size != target_size:
+            raise GraphError(
+                f"diagonal block {block.name!r} joins {source_size} sources with {target_size} targets; expected equal numbers"
+            )
+
+    def _check_coverage(self) -> None:
+        shown: Counter[str] = Counter()
+        for slot in self.slots:
+            shown[slot.parameter.path] += math.prod(slot.shape)
+        unknown = sorted(set(shown) - {path for path, _ in self.parameters})
+        if unknown:
+            raise GraphError(
+                f"the topology shows {unknown[0]!r}, which is no parameter; expected one of {', '.join(path for path, _ in self.parameters)}"
+            )
+        for path, shape in self.parameters:
+            if shown[path] != math.prod(shape):
+                raise GraphError(
+                    f"parameter {path!r} has {math.prod(shape)} elements, of which the topology shows {shown[path]}; "
+                    "expected each element in exactly one slot"
+                )
+
+    @cached_property
+    def _groups_by_name(self) -> dict[str, NodeGroup]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def _blocks_by_name(self) -> dict[str, EdgeBlock]:
+        return {block.name: block for block in self.blocks}
+
+    def group(self, name: str) -> NodeGroup:
+        """The group of a name.
+
+        Raises:
+            GraphError: No such group.
+        """
+        if name not in self._groups_by_name:
+            raise GraphError(f"no group {name!r} in this topology; expected one of {', '.join(self._groups_by_name)}")
+        return self._groups_by_name[name]
+
+    def edge_block(self, name: str) -> EdgeBlock:
+        """The block of a name.
+
+        Raises:
+            GraphError: No such block.
+        """
+        if name not in self._blocks_by_name:
+            raise GraphError(f"no block {name!r} in this topology; expected one of {', '.join(self._blocks_by_name)}")
+        return self._blocks_by_name[name]
+
+    def block_shape(self, name: str) -> tuple[int, int, int]:
+        """``(targets, sources, kernel)`` of a block; a diagonal block has one source for each target."""
+        block = self.edge_block(name)
+        num_sources = 1 if block.pattern == "diagonal" else self.group(block.source).size
+        return self.group(block.target).size, num_sources, block.kernel_size
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The runs of the canonical value row, in order; a part of a parameter that was shown before has no second slot."""
+        slots: list[Slot] = []
+        shown: set[Hashable] = set()
+
+        def add(owner: str, feature: str | None, view: ParameterView, shape: tuple[int, ...]) -> None:
+            if view.region not in shown:
+                shown.add(view.region)
+                slots.append(Slot(owner, feature, view, shape, slots[-1].stop if slots else 0))
+
+        for group in self.groups:
+            for feature in group.features:
+                add(group.name, feature.name, feature.parameter, (group.size,))
+        for block in self.blocks:
+            if block.parameter is not None:
+                add(block.name, None, block.parameter, self.block_shape(block.name))
+        return tuple(slots)
+
+    @cached_property
+    def slot_index(self) -> dict[tuple[str, str | None], int]:
+        """Position in `slots` by owner and feature."""
+        return {(slot.owner, slot.feature): index for index, slot in enumerate(self.slots)}
+
+    @property
+    def num_values(self) -> int:
+        """Length of the canonical value row: the number of parameters of the network."""
+        return self.slots[-1].stop if self.slots else 0
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def num_edges(self) -> int:
+        """Number of edges."""
+        return sum(math.prod(self.block_shape(block.name)[:2]) for block in self.blocks)
+
+    @cached_property
+    def node_ptr(self) -> dict[str, int]:
+        """First node of each group in the canonical node order."""
+        starts, total = {}, 0
+        for group in self.groups:
+            starts[group.name] = total
+            total += group.size
+        return starts
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal sha256 of the canonical JSON form."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @cached_property
+    def structure(self) -> str:
+        """Digest of the topology with its activations left out: networks that agree in it stack into one array."""
+        return replace(self, groups=tuple(replace(group, activation="") for group in self.groups)).digest
+
+    def to_json(self) -> str:
+        """Canonical JSON: the same topology gives the same text."""
+        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Topology:
+        """The topology of `to_json`.
+
+        Raises:
+            GraphError: The text is no JSON, or not that of a topology.
+        """
+        try:
+            fields = json.loads(text)
+            groups = tuple(
+                NodeGroup(**{**group, "features": tuple(NodeFeature(f["name"], _view(f["parameter"])) for f in group["features"])})
+                for group in fields["groups"]
+            )
+            blocks = tuple(
+                EdgeBlock(**{**block, "kernel": tuple(block["kernel"]), "parameter": _view(block["parameter"])})
+                for block in fields["blocks"]
+            )
+            parameters = tuple((path, tuple(shape)) for path, shape in fields["parameters"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise GraphError(f"text is not the JSON of a topology ({type(error).__name__}: {error}); expected what to_json() gives") from error
+        return cls(groups, blocks, parameters)
+
+
+def _view(fields: dict[str, Any] | None) -> Any:  # noqa: ANN401 - None stays None
+    if fields is None:
+        return None
+    bounds = tuple((start, stop) for start, stop in fields["bounds"])
+    return ParameterView(fields["path"], tuple(fields["split"]), bounds, tuple(fields["order"]))

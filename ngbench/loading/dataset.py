@@ -1,0 +1,153 @@
+"""Networks of one split as a method sees them: values in memory, ids, and whatever columns the task hands out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ngbench.errors import GraphError
+from ngbench.graph import NeuralGraph, symmetry
+from ngbench.loading.batch import GraphBatch, GraphBundle
+
+if TYPE_CHECKING:
+    from ngbench.store import Zoo
+
+
+@dataclass(frozen=True)
+class GraphDataset:
+    """Networks with their ids; immutable.
+
+    Args:
+        ids: Id of each network, ``[graphs]``.
+        bundles: The networks by structure; a bundle's `index` is the position in `ids`.
+        targets: What the task asks for, ``[graphs]`` or ``[graphs, outputs]``; None where the task keeps it to itself.
+        hyperparameters: Recipe columns by name, ``[graphs]`` each.
+    """
+
+    ids: tuple[str, ...]
+    bundles: tuple[GraphBundle, ...]
+    targets: np.ndarray | None
+    hyperparameters: Mapping[str, np.ndarray]
+
+    @classmethod
+    def from_zoo(cls, zoo: Zoo, rows: np.ndarray, *, target: str | None = None) -> GraphDataset:
+        """Some networks of a zoo.
+
+        Args:
+            zoo: An open zoo.
+            rows: Which networks, int64 ``[graphs]``.
+            target: Metadata column that becomes `targets`; None leaves them out.
+        """
+        structures: dict[str, list[int]] = {}
+        for index, topology in enumerate(zoo.topologies):
+            structures.setdefault(topology.structure, []).append(index)
+        topology_index = zoo.topology_index[rows]
+        bundles = []
+        for members in structures.values():
+            positions = np.flatnonzero(np.isin(topology_index, members))
+            if len(positions):
+                bundles.append(
+                    GraphBundle(
+                        variants=tuple(zoo.topologies[index] for index in members),
+                        variant=torch.from_numpy(np.searchsorted(members, topology_index[positions])),
+                        values=torch.from_numpy(zoo.values(rows[positions])),
+                        index=torch.from_numpy(positions),
+                    )
+                )
+        names = [name for name, column in zoo.columns.items() if column.role == "hyperparameter"]
+        return cls(
+            ids=tuple(zoo.ids[row] for row in rows),
+            bundles=tuple(bundles),
+            targets=None if target is None else np.asarray(zoo.metadata[target])[rows],
+            hyperparameters={name: np.asarray(zoo.metadata[name])[rows] for name in names},
+        )
+
+    @classmethod
+    def from_graphs(cls, graphs: Sequence[NeuralGraph], *, ids: Sequence[str] | None = None, targets: np.ndarray | None = None) -> GraphDataset:
+        """Networks that are in no zoo, for example just traced."""
+        by_structure: dict[str, list[int]] = {}
+        for position, graph in enumerate(graphs):
+            by_structure.setdefault(graph.topology.structure, []).append(position)
+        bundles = []
+        for positions in by_structure.values():
+            variants = list(dict.fromkeys(graphs[position].topology for position in positions))
+            bundles.append(
+                GraphBundle(
+                    variants=tuple(variants),
+                    variant=torch.tensor([variants.index(graphs[position].topology) for position in positions]),
+                    values=torch.stack([graphs[position].row() for position in positions]),
+                    index=torch.tensor(positions),
+                )
+            )
+        return cls(tuple(ids) if ids is not None else tuple(str(i) for i in range(len(graphs))), tuple(bundles), targets, {})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def without_targets(self) -> GraphDataset:
+        """The same networks with the targets withheld."""
+        return replace(self, targets=None)
+
+    def batch(self, positions: np.ndarray | None = None) -> GraphBatch:
+        """Some networks, or all, as one batch; a bundle's `index` is then the position in `positions`.
+
+        Args:
+            positions: int64 ``[graphs]``.
+        """
+        if positions is None:
+            return GraphBatch(self.bundles)
+        wanted = torch.as_tensor(positions)
+        if len(self.bundles) == 1:
+            bundle = self.bundles[0]
+            return GraphBatch((replace(bundle, variant=bundle.variant[wanted], values=bundle.values[wanted], index=torch.arange(len(wanted))),))
+        place = torch.empty(len(self), dtype=torch.int64)
+        owner = torch.empty(len(self), dtype=torch.int64)
+        for number, bundle in enumerate(self.bundles):
+            place[bundle.index], owner[bundle.index] = torch.arange(len(bundle)), number
+        picked = []
+        for number, bundle in enumerate(self.bundles):
+            index = torch.nonzero(owner[wanted] == number).flatten()
+            if len(index):
+                rows = place[wanted[index]]
+                picked.append(replace(bundle, variant=bundle.variant[rows], values=bundle.values[rows], index=index))
+        return GraphBatch(tuple(picked))
+
+    def batches(self, size: int, *, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, GraphBatch]]:
+        """All networks once, in batches, with their positions ``[graphs]``; shuffled where a generator is given."""
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        for start in range(0, len(order), size):
+            positions = order[start : start + size]
+            yield positions, self.batch(positions)
+
+    def scrambled(self, *, salt: str) -> GraphDataset:
+        """Every network replaced by a random equivalent one, drawn from the hash of salt and id: the same for everyone."""
+        seeds = np.array([_seed(salt, id) for id in self.ids], dtype=np.uint64)
+        bundles = [
+            replace(bundle, values=symmetry.group(bundle.topology).scramble(bundle.values, seeds[bundle.index.numpy()]))
+            for bundle in self.bundles
+        ]
+        return replace(self, bundles=tuple(bundles))
+
+    def one_structure(self, *, reader: str) -> GraphBundle:
+        """The only bundle, its networks in the order of `ids`, for a reader that is bound to one architecture.
+
+        Args:
+            reader: Who asks, for the error text.
+
+        Raises:
+            GraphError: The networks have more than one structure.
+        """
+        if len(self.bundles) != 1:
+            raise GraphError(f"{reader} reads networks of one architecture; got {len(self.bundles)}: use a method that reads any, such as ng-gnn")
+        bundle = self.bundles[0]
+        order = torch.argsort(bundle.index)
+        return replace(bundle, variant=bundle.variant[order], values=bundle.values[order], index=bundle.index[order])
+
+
+def _seed(salt: str, network_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{salt}/{network_id}".encode()).digest()[:8], "little")

@@ -1,0 +1,172 @@
+"""What a method must offer to be measured, and the registry in which methods stand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from ngbench.errors import ConfigError, MethodError
+from ngbench.loading import GraphDataset
+from ngbench.progress import Progress, silent
+from ngbench.registry import Registry, load_object
+
+Access = Literal["none", "hyperparameters", "weights", "probes"]
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What the tables say of a method.
+
+    Args:
+        name: As it is typed.
+        title: As it is printed.
+        access: What the method reads of a network; methods of different access are never ranked together.
+        invariant: Whether it claims that its predictions do not change when hidden neurons are permuted.
+        any_architecture: Whether it reads networks of several architectures at once.
+        paper: Where the method comes from.
+    """
+
+    name: str
+    title: str
+    access: Access
+    invariant: bool
+    any_architecture: bool
+    paper: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much training a method may do, the same for all.
+
+    Args:
+        max_epochs: Passes over the training networks.
+        num_candidates: Configurations that a method without epochs may compare by the validation metric.
+    """
+
+    max_epochs: int
+    num_candidates: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a task asks of a method.
+
+    Args:
+        kind: ``"regression"``: one number a network; targets are ``[graphs]``.
+        metric: The function that selects, ``(predictions, targets) -> float``.
+        higher_is_better: Direction of the metric.
+        bounds: Least and largest possible target.
+    """
+
+    kind: Literal["regression"]
+    metric: Any
+    higher_is_better: bool
+    bounds: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where and how one run of a method takes place.
+
+    Args:
+        seed: Seeds everything random.
+        budget: Limit on training.
+        device: Torch device name.
+        checkpoint_path: Where a long fit may keep its state and find it again; None to keep none.
+        progress: Called as the fit advances.
+    """
+
+    seed: int
+    budget: Budget
+    device: str = "cpu"
+    checkpoint_path: Path | None = None
+    progress: Progress = field(default=silent)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A method: it is fitted once on the train split, may select on the val split, and then predicts.
+
+    A class has a frozen dataclass `Config` and is built with one: ``MyMethod(MyMethod.Config(width=64))``. What a method
+    cannot do it leaves out; the evaluator then reports it as not applicable.
+    """
+
+    info: MethodInfo
+
+    def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
+        """Learns from the train split; `val` is for selection only."""
+        ...
+
+    def predict(self, networks: GraphDataset) -> np.ndarray:
+        """One prediction for each network, float64 ``[graphs]``, in the order of `networks.ids`."""
+        ...
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned numbers; 0 where the notion does not apply."""
+        ...
+
+
+methods: Registry[Any] = Registry("method", entry_point_group="ngbench.methods")
+"""Method classes by name; entry points of the group ``ngbench.methods`` are found by themselves."""
+
+
+def method_class(name: str) -> Any:  # noqa: ANN401 - a class that offers `Method`
+    """The class of a registered name, or of a path ``package.module:Class``.
+
+    Raises:
+        UnknownNameError: No method of that name.
+        MethodError: What stands at the path is no method.
+    """
+    found = load_object(name, kind="method") if ":" in name else methods[name]
+    missing = [part for part in ("info", "fit", "predict") if not hasattr(found, part)]
+    if missing or not isinstance(found, type):
+        raise MethodError(
+            f"method {name!r} is {'a class without ' + ', '.join(missing) if isinstance(found, type) else type(found).__name__}; "
+            "expected a class with info, fit and predict"
+        )
+    return found
+
+
+def make_method(name: str, settings: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - an instance that offers `Method`
+    """A method ready to be fitted.
+
+    Args:
+        name: Registered name or ``package.module:Class``.
+        settings: Values of its `Config` by field name, as text.
+
+    Raises:
+        ConfigError: A setting is not a field of the method's `Config`, or its text is no value of the field's type.
+    """
+    cls = method_class(name)
+    config_type = getattr(cls, "Config", None)
+    if config_type is None:
+        if settings:
+            raise ConfigError(f"method {name!r} has no settings; got {', '.join(settings)}")
+        return cls()
+    defaults = config_type()
+    known = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(config_type)}
+    values = {}
+    for key, text in (settings or {}).items():
+        if key not in known:
+            raise ConfigError(f"method {name!r} has no setting {key!r}; expected one of {', '.join(sorted(known))}")
+        values[key] = _parse(text, known[key], where=f"setting {key!r} of method {name!r}")
+    return cls(dataclasses.replace(defaults, **values))
+
+
+def _parse(text: str, default: object, *, where: str) -> object:
+    """A setting's text as a value of the type of its default."""
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if kind in (int, float, str):
+            return kind(text)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{where} is {text!r}; expected {'true or false' if kind is bool else kind.__name__} such as {default!r}") from error
+    raise ConfigError(f"{where} cannot be set as text; expected to be set in Python")

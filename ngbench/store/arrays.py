@@ -1,0 +1,88 @@
+"""Arrays in an HDF5 file: written so that the same arrays give the same bytes, read with their type and shape checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ngbench.errors import StoreFormatError
+
+TEXT = "text"
+# Below this the index of chunks costs more than compression saves.
+_COMPRESSED_FROM_BYTES = 4096
+COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+
+
+def write_array(file: h5py.File, path: str, array: np.ndarray) -> h5py.Dataset:
+    """Writes an array of numbers or str; larger ones shuffled and compressed."""
+    if array.dtype.kind == "U":
+        array = np.char.encode(array, "utf-8")
+        array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
+    options = {**COMPRESSION, "chunks": array.shape} if array.nbytes >= _COMPRESSED_FROM_BYTES else {}
+    return file.create_dataset(path, data=array, track_times=False, **options)
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Opens the HDF5 content of a zoo file for reading.
+
+    Raises:
+        StoreFormatError: HDF5 cannot read it, or the block met an error of HDF5.
+    """
+    try:
+        # A finished zoo file never changes, so it needs no lock; some network file systems have none.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    # What h5py raises depends on the place of the damage.
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise StoreFormatError(f"{str(path)!r} has a seal, but its HDF5 content cannot be read ({error}); fetch it again") from error
+
+
+def find_dataset(file: h5py.File, path: str, *, dtype: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
+    """The dataset at a path.
+
+    Args:
+        file: An open zoo file.
+        path: Where it stands.
+        dtype: `TEXT` or a numpy type with its byte order.
+        shape: Length of each axis, None where any will do.
+
+    Raises:
+        StoreFormatError: There is none, or it has another type or shape.
+    """
+    wanted = f"{dtype} of shape ({', '.join('any' if length is None else str(length) for length in shape)})"
+    dataset = file.get(path)
+    if not isinstance(dataset, h5py.Dataset):
+        raise StoreFormatError(f"{file.filename!r} lacks dataset '/{path}'; expected {wanted}; fetch the file again")
+    text = h5py.check_string_dtype(dataset.dtype)
+    matches = text is not None and text.length is not None if dtype == TEXT else dataset.dtype == np.dtype(dtype)
+    if not matches or len(dataset.shape) != len(shape) or any(b is not None and a != b for a, b in zip(dataset.shape, shape, strict=True)):
+        got = f"{dataset.dtype.str if text is None or text.length is None else TEXT} of shape {dataset.shape}"
+        raise StoreFormatError(f"{file.filename!r}: dataset '/{path}' is {got}; expected {wanted}; fetch the file again")
+    return dataset
+
+
+def read_array(file: h5py.File, path: str, *, dtype: str, length: int | None) -> np.ndarray:
+    """Reads a dataset of one axis; text becomes a numpy array of str.
+
+    Raises:
+        StoreFormatError: There is none, it has another type or length, or it is no UTF-8.
+    """
+    array = find_dataset(file, path, dtype=dtype, shape=(length,))[()]
+    return np.char.decode(array, "utf-8") if dtype == TEXT else array
+
+
+def read_group(file: h5py.File, path: str) -> h5py.Group:
+    """The group at a path.
+
+    Raises:
+        StoreFormatError: There is none.
+    """
+    group = file.get(path)
+    if not isinstance(group, h5py.Group):
+        raise StoreFormatError(f"{file.filename!r} lacks group '/{path}'; fetch the file again")
+    return group

@@ -1,0 +1,23 @@
+"""Which networks are for training, validation and test: decided by the run that they came from, for ever."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+PARTS = ("train", "val", "test")
+# Train 70 %, val 10 %, test 20 %: where each but the first begins.
+_EDGES = (0.7, 0.8)
+
+
+def assign(zoo_name: str, run_ids: Iterable[str]) -> np.ndarray:
+    """The part of each run, as a position in `PARTS`, int8 ``[runs]``.
+
+    The first 8 bytes of sha256("<zoo name>/<run id>"), big-endian over 2^64, fall below 0.7 (train), below 0.8 (val) or above
+    (test). So all networks of a run stand in one part, and a run keeps its part when the zoo grows or changes its version.
+    """
+    digests = (hashlib.sha256(f"{zoo_name}/{run_id}".encode()).digest() for run_id in run_ids)
+    places = np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])
+    return np.searchsorted(_EDGES, places, side="right").astype(np.int8)

@@ -1,0 +1,232 @@
+"""Writes a zoo file: rows of values go to a spool as they come, the file is made of them at the end.
+
+HDF5 only ever writes to memory. It crashes the process when a disk fills up under it, so everything but the values is
+composed in memory (the values too where they are compressed), and plain writes, which can fail, carry it to the disk.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from ngbench.errors import StoreFormatError
+from ngbench.graph import Topology
+from ngbench.store.arrays import COMPRESSION, write_array
+from ngbench.store.atomic_file import atomic_file, disk_errors
+from ngbench.store.schema import VALUE_TYPE, ZooInfo, write_info
+from ngbench.store.seal import HASHED_AT_OPEN_BYTES, SEAL_BYTES, write_sealed
+from ngbench.store.splits import assign
+from ngbench.store.topology_tables import write_topology
+from ngbench.zoo.columns import Column
+
+_CHUNK_VALUES = 2**18
+_PIECE_BYTES = 2**24
+# Values that are mapped into memory stand on a boundary that vector instructions like.
+_ALIGNMENT_BYTES = 64
+_KINDS = {"str": "U", "int": "iu", "float": "fiu"}
+_TYPES = {"str": np.str_, "int": np.dtype("<i8"), "float": np.dtype("<f8")}
+
+
+class ZooWriter:
+    """Writes one zoo file, as a context manager: networks are appended inside the block, the file stands when it ends.
+
+    A block that ends in an exception leaves no file. The networks and their order decide the file byte by byte, in however
+    many steps they are appended. Each network's split follows from its run id (`splits.assign`).
+
+    Args:
+        path: Where the file shall stand.
+        info: What the zoo is.
+        columns: The metadata columns that every network has.
+        compressed: Whether the values are compressed, and so read as a whole, or stored as they are, and so mapped into
+            memory; None to compress up to 64 MiB of values.
+    """
+
+    def __init__(self, path: str | Path, info: ZooInfo, *, columns: Sequence[Column] = (), compressed: bool | None = None):
+        self.path, self.info, self.columns = Path(path), info, tuple(columns)
+        self._compressed = compressed
+        self._topologies: dict[str, Topology] = {}
+        self._digests: list[str] = []
+        self._run_ids: dict[str, str] = {}
+        self._metadata: dict[str, list[np.ndarray]] = {column.name: [] for column in columns}
+        self._diverged: list[tuple[str, str]] = []
+
+    def __enter__(self) -> ZooWriter:
+        with disk_errors(self.path):
+            # It has no name on the disk, so it goes with the process, however that ends.
+            self._spool: BinaryIO = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - closed in __exit__
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with disk_errors(self.path), self._spool:
+            if kind is None:
+                self._write()
+
+    def append(
+        self,
+        topologies: Topology | Sequence[Topology],
+        rows: np.ndarray,
+        *,
+        ids: Sequence[str],
+        run_ids: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Adds networks whose value rows have one length.
+
+        Args:
+            topologies: That of all, or one a network.
+            rows: float32 ``[networks, values]`` in canonical order.
+            ids: A name for each network, unique in the zoo.
+            run_ids: The training run of each; None where each network is a run of its own.
+            metadata: One value a network, ``[networks]``, for each column.
+
+        Raises:
+            StoreFormatError: Lengths do not agree, an id stands twice, a column is missing, unknown or of another type, a
+                value is not finite, or the disk is full.
+        """
+        names = [str(name) for name in ids]
+        topologies = [topologies] * len(names) if isinstance(topologies, Topology) else list(topologies)
+        run_names = names if run_ids is None else [str(name) for name in run_ids]
+        columns = self._typed(metadata or {})
+        self._check_lengths({"ids": names, "run_ids": run_names, "topologies": topologies, "rows": rows, **columns})
+        self._check_ids(names)
+        self._check_rows(names, topologies, rows)
+        with disk_errors(self.path):
+            self._spool.write(np.ascontiguousarray(rows).data)
+        self._run_ids |= zip(names, run_names, strict=True)
+        for name, values in columns.items():
+            self._metadata[name].append(values)
+        for topology in topologies:
+            self._topologies.setdefault(topology.digest, topology)
+            self._digests.append(topology.digest)
+
+    def add_diverged(self, runs: Iterable[tuple[str, str]]) -> None:
+        """Records runs that gave no network: run id and reason of each."""
+        self._diverged += runs
+
+    def _typed(self, metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        expected = {column.name for column in self.columns}
+        if set(metadata) != expected:
+            missing, unknown = sorted(expected - set(metadata)), sorted(set(metadata) - expected)
+            raise StoreFormatError(f"metadata has other columns than the zoo: missing {missing}, unknown {unknown}; expected {sorted(expected)}")
+        arrays = {name: np.asarray(values) for name, values in metadata.items()}
+        for column in self.columns:
+            array = arrays[column.name]
+            if array.dtype.kind not in _KINDS[column.dtype] and len(array):
+                raise StoreFormatError(f"metadata column {column.name!r} holds {array.dtype}; expected {column.dtype}")
+            arrays[column.name] = array.astype(_TYPES[column.dtype])
+        return arrays
+
+    def _check_lengths(self, given: Mapping[str, Sized]) -> None:
+        lengths = {name: len(part) for name, part in given.items()}
+        wrong = [name for name, length in lengths.items() if length != lengths["ids"]]
+        if wrong:
+            raise StoreFormatError(f"{wrong[0]} has {lengths[wrong[0]]} entries for {lengths['ids']} network ids; expected one a network")
+
+    def _check_ids(self, names: Sequence[str]) -> None:
+        counts = Counter(names)
+        twice = [name for name in names if counts[name] > 1 or name in self._run_ids]
+        if twice:
+            raise StoreFormatError(f"network id {twice[0]!r} stands twice in {str(self.path)!r}; expected each id once")
+
+    def _check_rows(self, names: Sequence[str], topologies: Sequence[Topology], rows: np.ndarray) -> None:
+        if rows.dtype != np.dtype(VALUE_TYPE):
+            raise StoreFormatError(f"value rows hold {rows.dtype}; expected float32, which is what a zoo stores")
+        for name, topology in zip(names, topologies, strict=True):
+            if rows.shape[1:] != (topology.num_values,):
+                raise StoreFormatError(
+                    f"network {name!r} has a value row of shape {rows.shape[1:]}; expected ({topology.num_values},) for its topology"
+                )
+        finite = np.isfinite(rows)
+        if not finite.all():
+            row, place = map(int, np.argwhere(~finite)[0])
+            slot = next(slot for slot in topologies[row].slots if place < slot.stop)
+            raise StoreFormatError(
+                f"network {names[row]!r} has the value {rows[row, place]} in parameter {slot.parameter.path!r}; "
+                "expected finite numbers; leave the network out or record its run as diverged"
+            )
+
+    def _write(self) -> None:
+        if not self._digests:
+            raise StoreFormatError(f"no network was appended to {str(self.path)!r}; expected at least one")
+        num_bytes = self._spool.seek(0, io.SEEK_END)
+        compressed = num_bytes <= HASHED_AT_OPEN_BYTES if self._compressed is None else self._compressed
+        with atomic_file(self.path) as file:
+            write_sealed(file, self._compressed_content() if compressed else self._mapped_content())
+
+    def _compressed_content(self) -> Iterator[memoryview]:
+        """The HDF5 content after its user block, in one piece."""
+        self._spool.seek(0)
+        values = np.frombuffer(self._spool.read(), VALUE_TYPE)
+        memory = io.BytesIO()
+        with _hdf5_in(memory) as file:
+            self._write_all_but_values(file)
+            chunks = (min(_CHUNK_VALUES, len(values)),)
+            file.create_dataset("values", data=values, chunks=chunks, track_times=False, **COMPRESSION)
+        yield memory.getbuffer()[SEAL_BYTES:]
+
+    def _mapped_content(self) -> Iterator[memoryview | bytes]:
+        """The HDF5 content after its user block: first all that describes it, then the values as the spool has them."""
+        memory = io.BytesIO()
+        with _hdf5_in(memory) as file:
+            self._write_all_but_values(file)
+            start = _reserve_values(file, self._spool.seek(0, io.SEEK_END) // np.dtype(VALUE_TYPE).itemsize)
+        yield memory.getbuffer()[SEAL_BYTES:start]
+        self._spool.seek(0)
+        while piece := self._spool.read(_PIECE_BYTES):
+            yield piece
+
+    def _write_all_but_values(self, file: h5py.File) -> None:
+        write_info(file, self.info)
+        digests = sorted(self._topologies)
+        for digest in digests:
+            write_topology(file, self._topologies[digest])
+        index = {digest: place for place, digest in enumerate(digests)}
+        lengths = [self._topologies[digest].num_values for digest in self._digests]
+        write_array(file, "models/id", np.array(list(self._run_ids)))
+        write_array(file, "models/run_id", np.array(list(self._run_ids.values())))
+        write_array(file, "models/topology", np.array([index[digest] for digest in self._digests], dtype="<i4"))
+        write_array(file, "models/value_ptr", np.cumsum([0, *lengths], dtype="<i8"))
+        file.create_group("metadata")
+        for column in self.columns:
+            dataset = write_array(file, f"metadata/{column.name}", np.concatenate(self._metadata[column.name]))
+            dataset.attrs["role"], dataset.attrs["description"] = column.role, column.description
+        write_array(file, "splits/default", assign(self.info.name, self._run_ids.values()))
+        diverged = np.array(self._diverged, dtype=np.str_).reshape(-1, 2)
+        write_array(file, "diverged/run_id", diverged[:, 0])
+        write_array(file, "diverged/reason", diverged[:, 1])
+
+
+def _hdf5_in(memory: io.BytesIO) -> h5py.File:
+    # The file format of HDF5 1.10 keeps checksums of its own structures.
+    return h5py.File(
+        memory,
+        "w",
+        libver=("v110", "v110"),
+        userblock_size=SEAL_BYTES,
+        alignment_threshold=1,
+        alignment_interval=_ALIGNMENT_BYTES,
+    )
+
+
+def _reserve_values(file: h5py.File, num_values: int) -> int:
+    """Makes ``/values`` the last thing in a file without writing it; returns the position in the file where it begins.
+
+    HDF5 gives a dataset its place when its first number is written, so that is done when all else has its own.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)
+    h5py.h5d.create(file.id, b"values", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((num_values,)), properties)
+    file.flush()
+    file["values"][0] = 0
+    return file["values"].id.get_offset()

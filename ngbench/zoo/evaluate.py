@@ -1,0 +1,63 @@
+"""Accuracy and loss of many networks of one architecture at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ngbench.zoo.stack import StackedModule
+
+# networks a stack: their activations and dense kernels stay in the cache of a core, and more gain nothing on two cores
+STACK_SIZE = 32
+_IMAGES_A_CALL = 256
+
+
+def evaluate(
+    module: nn.Module, parameters: Mapping[str, np.ndarray], images: np.ndarray, *, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores networks on labelled images, without dropout.
+
+    Args:
+        module: The architecture with its activation; its own parameters are not used.
+        parameters: ``[networks, *shape]`` by state-dict path.
+        images: ``[images, channels, height, width]``.
+        labels: int64 ``[images]``.
+
+    Returns:
+        Accuracy and mean cross-entropy in nats of each network, float64 ``[networks]``.
+    """
+    stacked = {path: torch.from_numpy(np.ascontiguousarray(values)) for path, values in parameters.items()}
+    right, losses = score(module, stacked, images, labels=labels)
+    return right.mean(axis=1), losses.mean(axis=1)
+
+
+@torch.no_grad()
+def score(
+    module: nn.Module, parameters: Mapping[str, torch.Tensor], images: np.ndarray, *, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each network is right on each image, and its cross-entropy there, float64 ``[networks, images]``."""
+    weight = next(iter(parameters.values()))
+    num_networks = len(weight)
+    stack = StackedModule(module, STACK_SIZE)
+    pixels, targets = torch.from_numpy(images).to(weight), torch.from_numpy(labels).to(weight.device)
+    right, losses = np.empty((num_networks, len(images))), np.empty((num_networks, len(images)))
+    for first in range(0, num_networks, STACK_SIZE):
+        networks = slice(first, first + STACK_SIZE)
+        part = {path: values[networks] for path, values in parameters.items()}
+        count = len(next(iter(part.values())))
+        for start in range(0, len(images), _IMAGES_A_CALL):
+            chosen = slice(start, start + _IMAGES_A_CALL)
+            logits = stack(part, pixels[chosen].expand(count, *pixels[chosen].shape))
+            wanted = targets[chosen].expand(count, -1)
+            right[networks, chosen] = (logits.argmax(-1) == wanted).cpu().numpy()
+            losses[networks, chosen] = nn.functional.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none").cpu().numpy()
+    return right, losses
+
+
+def round_to_16_bits(weights: torch.Tensor, kind: Literal["bfloat16", "float16", "none"]) -> torch.Tensor:
+    """The nearest values that the 16-bit type can hold, in the dtype of `weights`; ``"none"`` leaves them alone."""
+    return weights if kind == "none" else weights.to(getattr(torch, kind)).to(weights.dtype)

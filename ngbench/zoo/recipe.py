@@ -1,0 +1,151 @@
+"""What a zoo is: which images, which architecture, which hyper-parameters, how many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, field_validator
+
+from ngbench.errors import RecipeError, UnknownNameError
+from ngbench.zoo.architectures import Cnn
+from ngbench.zoo.columns import COLUMNS, columns_of
+from ngbench.zoo.distributions import ByValue, Distribution, Value
+from ngbench.zoo.images import ImagesSpec
+
+
+class Recipe(BaseModel):
+    """Everything that decides which networks a zoo holds; the same recipe gives the same zoo.
+
+    Args:
+        name: The zoo's name.
+        version: Version of the zoo; any change of the recipe is a new one.
+        title: One line for people.
+        description: What the zoo is for and how its networks differ.
+        licence: SPDX name of the licence of the trained networks.
+        citation: What to cite.
+        num_runs: Training runs; run indices go from 0.
+        seed: With a run's index it decides the run.
+        images: What the networks are trained on.
+        architecture: What all networks are built as.
+        hyperparameters: A distribution for each hyper-parameter column.
+        rounding: 16-bit type that trained weights are rounded to before they are measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    title: str
+    description: str
+    licence: str
+    citation: str
+    num_runs: PositiveInt
+    seed: NonNegativeInt
+    images: ImagesSpec
+    architecture: Cnn
+    hyperparameters: dict[str, Distribution]
+    rounding: Literal["bfloat16", "float16", "none"]
+
+    @field_validator("hyperparameters")
+    @classmethod
+    def _complete_and_in_range(cls, given: dict[str, Distribution]) -> dict[str, Distribution]:
+        wanted = columns_of("hyperparameter")
+        if set(given) != set(wanted):
+            missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+            raise ValueError(f"expected one distribution for each of {', '.join(wanted)}; missing {missing}, unknown {unknown}")
+        for name, distribution in given.items():
+            for value in distribution.extremes():
+                if not COLUMNS[name].allows(value):
+                    raise ValueError(f"{name}: expected {COLUMNS[name].domain}, got {value!r}")
+            if isinstance(distribution, ByValue):
+                _check_cases(name, distribution, given)
+        return {name: given[name] for name in wanted}
+
+    def sample(self, run_index: int) -> dict[str, Value]:
+        """Hyper-parameters of a run, by column name; they depend on the recipe's seed and the index only.
+
+        Raises:
+            RecipeError: The recipe has no such run.
+        """
+        rng = np.random.default_rng([self.run_seed(run_index), 0])
+        sample: dict[str, Value] = {}
+        for name, distribution in sorted(self.hyperparameters.items(), key=lambda item: isinstance(item[1], ByValue)):
+            if isinstance(distribution, ByValue):
+                distribution = distribution.cases[str(sample[distribution.hyperparameter])]
+            sample[name] = distribution.sample(rng)
+        return {name: sample[name] for name in self.hyperparameters}
+
+    def run_seed(self, run_index: int) -> int:
+        """Seed of a run, below 2^63.
+
+        Raises:
+            RecipeError: The recipe has no such run.
+        """
+        if not 0 <= run_index < self.num_runs:
+            raise RecipeError(f"recipe {self.name!r} has runs 0 to {self.num_runs - 1}, got run index {run_index}")
+        return int(np.random.SeedSequence([self.seed, run_index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def run_id(self, run_index: int) -> str:
+        """Name of a run, unique in the zoo."""
+        return f"{self.name}-{run_index:05d}"
+
+
+def _check_cases(name: str, distribution: ByValue, given: Mapping[str, Distribution]) -> None:
+    other = given.get(distribution.hyperparameter)
+    if other is None or isinstance(other, ByValue):
+        raise ValueError(f"{name}: expected the name of another hyper-parameter of kind fixed or choice, got {distribution.hyperparameter!r}")
+    values = {str(value) for value in other.extremes()}
+    if set(distribution.cases) != values:
+        raise ValueError(f"{name}: expected a case for each {distribution.hyperparameter} {sorted(values)}, got {sorted(distribution.cases)}")
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the recipes that ngbench ships."""
+    folder = resources.files("ngbench.zoo") / "recipes"
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Reads a recipe that ngbench ships, by name, or any recipe file, by a path that ends in ``.yaml``.
+
+    Raises:
+        UnknownNameError: No recipe of the name is shipped; the text suggests close ones.
+        RecipeError: The file is missing, is no YAML, or has a wrong key or value.
+    """
+    if not str(name_or_path).endswith((".yaml", ".yml")):
+        if name_or_path not in recipe_names():
+            raise UnknownNameError("recipe", str(name_or_path), recipe_names())
+        source = resources.files("ngbench.zoo") / "recipes" / f"{name_or_path}.yaml"
+        return _parse(source.read_text(encoding="utf-8"), name_or_path=f"{name_or_path}.yaml")
+    try:
+        text = Path(name_or_path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe file {str(name_or_path)!r} cannot be read: {error}") from error
+    return _parse(text, name_or_path=str(name_or_path))
+
+
+def _parse(text: str, *, name_or_path: str) -> Recipe:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe file {name_or_path!r} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"recipe file {name_or_path!r}: expected a mapping of keys, got {type(content).__name__}")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"recipe file {name_or_path!r}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """The first fault that pydantic found, as ``key: expected, got``, and how many more there are."""
+    faults: list[Any] = error.errors(include_url=False)
+    first = faults[0]
+    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"key {key!r}: {first['msg']}, got {first['input']!r:.200}{more}"

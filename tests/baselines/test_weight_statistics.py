@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from baselines.weight_statistics import NUM_STATISTICS, WeightStatistics, layers_of, statistics
+from ngbench.loading import GraphDataset
+from ngbench.methods import Budget, RunContext
+from ngbench.testing import ONE_STRUCTURE, PROBLEM, SEVERAL_STRUCTURES, cnn_topology, fake_dataset, fake_graphs, mlp_topology
+
+NUM_GRAPHS = 31
+CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=1, num_candidates=3))
+
+
+def all_layers(dataset):
+    return sorted({layer for bundle in dataset.bundles for layer in layers_of(bundle.topology)})
+
+
+def table(dataset):
+    return statistics(dataset, all_layers(dataset))
+
+
+def of_one_array(values):
+    """The seven numbers of the paper, by numpy's own functions."""
+    values = np.asarray(values, dtype=np.float64).ravel()
+    return [values.mean(), values.var(), *np.percentile(values, [0, 25, 50, 75, 100])]
+
+
+def test_statistics_are_those_of_numpy_for_each_layer_and_kind():
+    graphs = fake_graphs(ONE_STRUCTURE, num_graphs=NUM_GRAPHS, seed=0)
+    dataset = GraphDataset.from_graphs(graphs)
+    layers = [(1, "weight"), (1, "bias"), (-2, "weight"), (-2, "bias"), (-1, "weight"), (-1, "bias")]
+    expected = [
+        [of_one_array(graph.block(name)) + of_one_array(graph.node_feature(name, "bias")) for name in ("conv0", "conv1", "head")]
+        for graph in graphs
+    ]
+    got = statistics(dataset, layers)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, np.reshape(expected, (NUM_GRAPHS, len(layers) * NUM_STATISTICS)), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("topologies", [ONE_STRUCTURE, SEVERAL_STRUCTURES], ids=["one-structure", "several"])
+def test_scrambled_networks_have_bitwise_equal_statistics(topologies):
+    dataset = fake_dataset(topologies, num_graphs=NUM_GRAPHS, seed=1)
+    scrambled = dataset.scrambled(salt="statistics")
+    assert all(not torch.equal(a.values, b.values) for a, b in zip(dataset.bundles, scrambled.bundles, strict=True))
+    np.testing.assert_array_equal(table(scrambled), table(dataset))
+
+
+def test_without_sorting_variances_would_differ_by_rounding():
+    dataset = fake_dataset(num_graphs=NUM_GRAPHS, seed=1)
+    rows, scrambled = (split.bundles[0].values.numpy().astype(np.float64) for split in (dataset, dataset.scrambled(salt="a")))
+    assert not np.array_equal(rows.var(axis=1), scrambled.var(axis=1))
+    np.testing.assert_allclose(rows.var(axis=1), scrambled.var(axis=1), rtol=1e-12)
+
+
+def test_statistics_of_a_network_are_bitwise_the_same_alone_and_among_others():
+    graphs = fake_graphs(SEVERAL_STRUCTURES, num_graphs=NUM_GRAPHS, seed=2)
+    layers = all_layers(GraphDataset.from_graphs(graphs))
+    together = statistics(GraphDataset.from_graphs(graphs), layers)
+    alone = np.concatenate([statistics(GraphDataset.from_graphs([graph]), layers) for graph in graphs])
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_layers_are_counted_from_both_ends_so_that_depths_meet():
+    shallow, deep = mlp_topology((9, 8, 5)), cnn_topology((1, 7, 4, 3), num_classes=5)
+    assert set(layers_of(shallow)) == {(place, kind) for place in (1, -1) for kind in ("weight", "bias")}
+    assert set(layers_of(deep)) == {(place, kind) for place in (1, -3, -2, -1) for kind in ("weight", "bias")}
+    assert [slot.owner for slot in layers_of(deep)[-1, "weight"]] == ["head"]
+    assert [slot.owner for slot in layers_of(deep)[1, "weight"]] == ["conv0"]
+
+
+def test_the_only_layer_of_a_network_is_its_last():
+    assert set(layers_of(mlp_topology((9, 5)))) == {(-1, "weight"), (-1, "bias")}
+
+
+def test_what_a_network_lacks_is_missing_and_nothing_else():
+    graphs = [*fake_graphs([mlp_topology((9, 8, 5))], num_graphs=1), *fake_graphs([cnn_topology((1, 7, 4), num_classes=5)], num_graphs=1)]
+    layers = [(-2, "weight"), (-1, "weight"), (1, "weight")]
+    missing = np.isnan(statistics(GraphDataset.from_graphs(graphs), layers)).reshape(2, len(layers), NUM_STATISTICS)
+    np.testing.assert_array_equal(missing.all(axis=2), [[True, False, False], [False, False, False]])
+    np.testing.assert_array_equal(missing.any(axis=2), missing.all(axis=2))
+
+
+def test_predictions_beat_chance_on_one_structure_and_on_several():
+    for topologies in (ONE_STRUCTURE, SEVERAL_STRUCTURES):
+        train, val, test = (fake_dataset(topologies, num_graphs=size, seed=size) for size in (151, 53, 47))
+        method = WeightStatistics()
+        method.fit(PROBLEM, train, val, CONTEXT)
+        assert PROBLEM.metric(method.predict(test.without_targets()), test.targets) > 0.6
+
+
+def test_predictions_are_bitwise_invariant():
+    train, val, test = (fake_dataset(num_graphs=size, seed=size) for size in (151, 53, 47))
+    method = WeightStatistics()
+    method.fit(PROBLEM, train, val, CONTEXT)
+    np.testing.assert_array_equal(method.predict(test.scrambled(salt="b")), method.predict(test))
+
+
+def test_a_structure_that_was_not_fitted_still_gets_finite_predictions():
+    train, val = (fake_dataset(num_graphs=size, seed=size) for size in (83, 41))
+    method = WeightStatistics()
+    method.fit(PROBLEM, train, val, CONTEXT)
+    assert np.isfinite(method.predict(fake_dataset([cnn_topology((2, 5, 3, 4, 6), num_classes=7)], num_graphs=5))).all()
+
+
+def test_hyperparameters_are_never_read():
+    train, val, test = (fake_dataset(num_graphs=size, seed=size) for size in (83, 41, 29))
+    method = WeightStatistics()
+    method.fit(PROBLEM, replace(train, hyperparameters={}), replace(val, hyperparameters={}), CONTEXT)
+    other = WeightStatistics()
+    other.fit(PROBLEM, train, val, CONTEXT)
+    np.testing.assert_array_equal(method.predict(replace(test, hyperparameters={})), other.predict(test))
