@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
 FIRST_CANDIDATE = {
-    "learning_rate": 0.06,
-    "max_iter": 300,
-    "max_leaf_nodes": 16,
+    "learning_rate": 0.05,
+    "max_iter": 200,
+    "max_leaf_nodes": 12,
     "min_samples_leaf": 20,
     "l2_regularization": 0.0,
     "max_features": 0.3,
@@ -92,12 +92,12 @@ def candidates(num_candidates: int, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     drawn = [
         {
-            "learning_rate": float(10 ** rng.uniform(-1.7, -0.8)),
-            "max_iter": int(rng.integers(150, 400)),
-            "max_leaf_nodes": int(rng.integers(4, 32)),
+            "learning_rate": float(10 ** rng.uniform(-1.6, -1.0)),
+            "max_iter": int(rng.integers(150, 300)),
+            "max_leaf_nodes": int(rng.integers(4, 20)),
             "min_samples_leaf": int(rng.integers(5, 40)),
             "l2_regularization": float(10 ** rng.uniform(-3, 1)),
-            "max_features": float(rng.uniform(0.1, 0.8)),
+            "max_features": float(rng.uniform(0.1, 0.6)),
         }
         for _ in range(num_candidates - 1)
     ]

@@ -10,20 +10,20 @@ reduction over one axis, and as the graphs stand inside, it runs over long rows 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.training import Training, predict, train
+from baselines import training
+from baselines.training import Training
 from ngbench.errors import ConfigError, GraphError, MethodError
 from ngbench.graph import Topology
 from ngbench.graph.neural_graph import largest_kernel, pad_kernel
@@ -175,24 +175,25 @@ class SumOfEnds(torch.autograd.Function):
     """For each edge the sum of a vector of its target and a vector of its source, ``[edges, graphs, channels]``."""
 
     @staticmethod
-    def forward(ctx: Any, at_target: Tensor, at_source: Tensor, wiring: Wiring) -> Tensor:
-        """From ``[nodes, graphs, channels]`` twice."""
+    def forward(ctx: Any, nodes: Tensor, wiring: Wiring) -> Tensor:
+        """From ``[nodes, graphs, 2 channels]``, the vectors as a target, then those as a source."""
         ctx.wiring = wiring
+        at_target, at_source = nodes.chunk(2, -1)
         edges = at_target.new_empty(wiring.num_edges, *at_target.shape[1:])
         for run in wiring.runs:
             torch.add(run.at_targets(at_target), run.at_sources(at_source), out=run.block(edges))
         return edges
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Sums over the edges that a node ends."""
-        at_target = grad.new_zeros(ctx.wiring.num_nodes, *grad.shape[1:])
-        at_source = torch.zeros_like(at_target)
+        grad_nodes = grad.new_zeros(ctx.wiring.num_nodes, grad.shape[1], 2 * grad.shape[2])
+        at_target, at_source = grad_nodes.chunk(2, -1)
         for run in ctx.wiring.runs:
             block = run.block(grad)
             at_target[run.targets] += block.sum(1)
             at_source[run.sources] += block.sum(1 if run.diagonal else 0)
-        return at_target, at_source, None
+        return grad_nodes, None
 
 
 class Aggregate(torch.autograd.Function):
@@ -244,6 +245,49 @@ def _joined(messages: Tensor, runs: list[Run]) -> Tensor:
     return runs[0].block(messages) if len(runs) == 1 else torch.cat([run.block(messages) for run in runs], 1)
 
 
+@dataclass(frozen=True)
+class Config(Training):
+    """Options of `NGGNN`.
+
+    Args:
+        channels: Numbers in the vector of a node or an edge.
+        num_layers: Rounds of messages.
+        encoding: How weights and biases enter: ``"linear"``, or ``"fourier"`` for random Fourier features before it.
+        num_frequencies: Of the Fourier features.
+        frequency_scale: Standard deviation of the frequencies.
+        reverse_edges: Whether messages also run from target to source, along edges of a type of their own.
+        residual: Whether a layer's nodes and edges are added to what entered it.
+        pooling: ``"cat"`` reads the output nodes one after the other, ``"mean"`` the mean of all nodes.
+        dropout: Share of node features dropped after each layer but the last.
+        weight_noise: Standard deviation of the factors, around one, that each weight and bias is multiplied by in training.
+
+    Raises:
+        ConfigError: An option has none of the named values.
+    """
+
+    channels: int = 32
+    num_layers: int = 4
+    encoding: str = "linear"
+    num_frequencies: int = 128
+    frequency_scale: float = 3.0
+    reverse_edges: bool = False
+    residual: bool = True
+    pooling: str = "cat"
+    dropout: float = 0.0
+    weight_noise: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in (("encoding", ("linear", "fourier")), ("pooling", ("cat", "mean"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, choices))}")
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Config:
+        """The model of the paper: Fourier features, no residual connections, no noise on the weights."""
+        return replace(cls(encoding="fourier", residual=False, weight_noise=0.0), **changes)
+
+
 # Parts.
 
 
@@ -293,7 +337,7 @@ class PNAConv(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring, amplification: Tensor) -> Tensor:
         """New nodes ``[nodes, graphs, channels]``; `amplification` is ``[nodes, 1, 1]``."""
-        ends = SumOfEnds.apply(*self.ends(nodes).chunk(2, -1), wiring)
+        ends = SumOfEnds.apply(self.ends(nodes), wiring)
         scale, shift = self.film(edges).chunk(2, -1)
         received = Aggregate.apply(torch.addcmul(shift, scale, ends), wiring)
         # The amplified aggregates are a multiple of the plain ones, so the multiple is taken of the product.
@@ -313,7 +357,7 @@ class EdgeUpdate(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring) -> Tensor:
         """New edges ``[edges, graphs, channels]``."""
-        ends = SumOfEnds.apply(*self.ends(nodes).chunk(2, -1), wiring)
+        ends = SumOfEnds.apply(self.ends(nodes), wiring)
         return self.out(functional.silu(self.edge(edges) + ends))
 
 
@@ -327,7 +371,7 @@ class GraphNetwork(nn.Module):
         num_outputs: Numbers to predict for a network.
     """
 
-    def __init__(self, config: NGGNN.Config, vocabulary: Vocabulary, normalization: Any, *, num_outputs: int):
+    def __init__(self, config: Config, vocabulary: Vocabulary, normalization: Any, *, num_outputs: int):
         super().__init__()
         self.config, self.vocabulary, self.normalization = config, vocabulary, normalization
         channels = config.channels
@@ -412,3 +456,226 @@ class GraphNetwork(nn.Module):
         backwards = torch.cat([block.transpose(0, 1).flatten(0, 1) for block in blocks])
         forward = self.encode_edges(torch.cat([weights, absent, weights], -1)) + self.direction[0]
         return torch.cat([forward, self.encode_edges(torch.cat([absent, backwards, backwards], -1)) + self.direction[1]])
+
+
+# The method.
+
+
+class NGGNN:
+    """NG-GNN as a method.
+
+    Differs from the paper in: the norm spans one graph, where the authors' code, which calls PyG's layer norm without the batch
+    vector, lets it span all graphs of a batch, so that a prediction depends on its neighbours; linear layers that follow one
+    another are one; targets are cross-entropy shares of the bounds. The default options further differ in linear instead of
+    Fourier encodings, residual updates and noise on the weights; `Config.paper` has the paper's.
+
+    Args:
+        config: Options.
+    """
+
+    info = MethodInfo(
+        name="ng-gnn",
+        title="NG-GNN",
+        access="weights",
+        invariant=True,
+        any_architecture=True,
+        paper="Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks, ICLR 2024",
+    )
+    Config = Config
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or Config()
+        self._module: GraphNetwork | None = None
+        self._problem: Problem | None = None
+
+    @property
+    def module(self) -> GraphNetwork:
+        """The fitted network.
+
+        Raises:
+            MethodError: There is none yet.
+        """
+        if self._module is None:
+            raise MethodError("ng-gnn has not been fitted; expected a call of fit before predict or embed")
+        return self._module
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned numbers."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
+        """Trains on `train`, keeps the epoch that is best on `val`."""
+        vocabulary = Vocabulary.of(train, reverse_edges=self.config.reverse_edges)
+        with training.seeded(context.seed):
+            self._module = GraphNetwork(self.config, vocabulary, Normalization.fit(train), num_outputs=1)
+        self._problem = problem
+        training.train(self._module, settings=self.config, problem=problem, train=train, val=val, context=context)
+
+    def predict(self, networks: GraphDataset) -> np.ndarray:
+        """One prediction for each network, float64 ``[graphs]``."""
+        if self._problem is None:
+            raise MethodError("ng-gnn has not been fitted; expected a call of fit before predict or embed")
+        return training.predict(training.in_float64(self.module), networks, problem=self._problem)
+
+    @torch.no_grad()
+    def embed(self, networks: GraphDataset) -> np.ndarray:
+        """What the last layers read of each network, float64 ``[graphs, features]``; the same for equivalent networks."""
+        module = training.in_float64(self.module)
+        embedded = np.empty((len(networks), module.read_out[0].in_features))
+        for positions, batch in networks.batches(training.PREDICTION_BATCH):
+            for bundle in batch.to(module.position.device, torch.float64).bundles:
+                embedded[positions[bundle.index.cpu()]] = module.embed(bundle).cpu().numpy()
+        return embedded
+
+    @torch.no_grad()
+    def embed_nodes(self, networks: GraphDataset) -> list[np.ndarray]:
+        """For each network its nodes in canonical order, float64 ``[nodes, channels]``; they permute as its neurons do."""
+        module = training.in_float64(self.module)
+        embedded: dict[int, np.ndarray] = {}
+        for positions, batch in networks.batches(training.PREDICTION_BATCH):
+            for bundle in batch.to(module.position.device, torch.float64).bundles:
+                nodes = rearrange(module.embed_nodes(bundle), "nodes graphs channels -> graphs nodes channels").cpu().numpy()
+                embedded.update(zip(positions[bundle.index.cpu()].tolist(), nodes, strict=True))
+        return [embedded[position] for position in range(len(networks))]
+
+    @classmethod
+    def from_reference(cls, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> NGGNN:
+        """A model that was trained with the authors' code; its `module` gives the outputs of theirs, network by network.
+
+        Args:
+            state_dict: Parameters under the names of https://github.com/mkofinas/neural-graphs.
+            config: The section ``model`` of its configuration.
+
+        Raises:
+            ConfigError: The model has an option that this one lacks.
+        """
+        method = cls(_reference_config(config))
+        constants = LayerConstants(**config["graph_constructor"]["stats"])
+        vocabulary = _reference_vocabulary(state_dict, config)
+        module = GraphNetwork(method.config, vocabulary, constants, num_outputs=config["d_out"]).double().eval()
+        module.load_state_dict(_reference_weights({name: tensor.double() for name, tensor in state_dict.items()}, method.config))
+        method._module = module
+        return method
+
+
+# The authors' checkpoints.
+
+
+@dataclass(frozen=True)
+class LayerConstants:
+    """Normalises with constants for each layer, as the authors' configurations have them; None leaves values as they are.
+
+    Args:
+        weights_mean: For each layer, from the first after the inputs.
+        weights_std: Likewise.
+        biases_mean: Likewise.
+        biases_std: Likewise.
+    """
+
+    weights_mean: Sequence[float] | None
+    weights_std: Sequence[float] | None
+    biases_mean: Sequence[float] | None
+    biases_std: Sequence[float] | None
+
+    def __call__(self, batch: GraphBatch) -> GraphBatch:
+        """The batch with normalised values; the one given is left as it is."""
+        return GraphBatch(tuple(replace(bundle, values=self._normalized(bundle)) for bundle in batch.bundles))
+
+    def _normalized(self, bundle: GraphBundle) -> Tensor:
+        values, topology = bundle.values.clone(), bundle.topology
+        for slot in topology.slots:
+            is_weight = slot.feature is None
+            group = topology.edge_block(slot.owner).target if is_weight else slot.owner
+            mean, std = (self.weights_mean, self.weights_std) if is_weight else (self.biases_mean, self.biases_std)
+            if mean is not None and std is not None:
+                layer = topology.group(group).layer - 1
+                values[:, slot.start : slot.stop].sub_(mean[layer]).div_(std[layer])
+        return values
+
+
+def _reference_config(config: Mapping[str, Any]) -> Config:
+    backbone, constructor = config["gnn_backbone"], config["graph_constructor"]
+    needed = {
+        "gnn_backbone": {"norm": "layernorm", "act": "silu", "update_edge_attr": True, "modulate_edges": True, "gating_edges": False},
+        "graph_constructor": {"zero_out_bias": False, "zero_out_weights": False, "use_pos_embed": True, "input_layers": 1},
+    }
+    options = [(section, name, value) for section, values in needed.items() for name, value in values.items()]
+    options += [("graph_constructor", "num_probe_features", 0), ("gnn_backbone", "final_edge_update", False)]
+    for section, name, value in options:
+        if config[section][name] != value:
+            raise ConfigError(f"{section}.{name} of the reference model is {config[section][name]!r}; expected {value!r}")
+    if (config["pooling_method"], config["pooling_layer_idx"]) not in (("cat", "last"), ("mean", "all")):
+        raise ConfigError(
+            f"pooling of the reference model is {config['pooling_method']!r} over {config['pooling_layer_idx']!r}; "
+            "expected 'cat' over 'last' or 'mean' over 'all'"
+        )
+    return Config.paper(
+        channels=config["d_hid"],
+        num_layers=backbone["num_layers"],
+        encoding="fourier" if constructor["sin_emb"] else "linear",
+        num_frequencies=constructor["sin_emb_dim"],
+        frequency_scale=constructor["inp_factor"],
+        reverse_edges=config["rev_edge_features"],
+        pooling=config["pooling_method"],
+        dropout=backbone["dropout"],
+    )
+
+
+def _reference_vocabulary(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Vocabulary:
+    constructor = config["graph_constructor"]
+    inr = constructor.get("inr_model")
+    num_inputs = inr["in_features"] if inr else config["input_channels"]
+    num_outputs = inr["out_features"] if inr else config["num_classes"]
+    side = math.isqrt(constructor["d_edge_in"])
+    return Vocabulary(
+        num_inputs=num_inputs,
+        num_hidden_layers=len(state_dict["construct_graph.pos_embed"]) - num_inputs - num_outputs,
+        num_outputs=num_outputs,
+        kernel=() if side == 1 else (side, side),
+        features=("bias",),
+        activations=REFERENCE_ACTIVATIONS if "construct_graph.act_emb.embedding.weight" in state_dict else (),
+        mean_log_degree=float(state_dict["gnn.convs.0.aggr_module.avg_deg_log"]),
+    )
+
+
+REFERENCE_ACTIVATIONS = ("none", "relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu")
+
+
+def _reference_weights(theirs: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """Their parameters under our names; linear layers that follow one another become one."""
+    ours: dict[str, Tensor] = {}
+
+    def put(name: str, *layers: str) -> None:
+        weight, bias = theirs[f"{layers[0]}.weight"], theirs[f"{layers[0]}.bias"]
+        for layer in layers[1:]:
+            weight, bias = theirs[f"{layer}.weight"] @ weight, theirs[f"{layer}.weight"] @ bias + theirs[f"{layer}.bias"]
+        ours.update({f"{name}.weight": weight, f"{name}.bias": bias})
+
+    construct = "construct_graph"
+    ours["position"] = theirs[f"{construct}.pos_embed"]
+    ours["direction"] = torch.zeros(1 + config.reverse_edges, config.channels)
+    ours["activation"] = theirs.get(f"{construct}.act_emb.embedding.weight", torch.zeros(0, config.channels))
+    for kind, encoder, last in (("weight", "encode_edges", "proj_edge_in"), ("bias", "encode_nodes", "proj_node_in")):
+        if config.encoding == "fourier":
+            ours[f"{encoder}.0.frequencies"] = theirs[f"{construct}.proj_{kind}.0.b"]
+            put(f"{encoder}.1", f"{construct}.proj_{kind}.1", f"{construct}.{last}")
+        else:
+            put(encoder, f"{construct}.proj_{kind}.0", f"{construct}.{last}")
+    for layer in range(config.num_layers):
+        conv = f"gnn.convs.{layer}"
+        put(f"convs.{layer}.film", f"{conv}.edge_encoder")
+        put(f"convs.{layer}.update", f"{conv}.post_nns.0.0", f"{conv}.lin")
+        pre = theirs[f"{conv}.pre_nns.0.0.bias"]
+        ours[f"convs.{layer}.ends.weight"] = rearrange(theirs[f"{conv}.pre_nns.0.0.weight"], "out (end inner) -> (end out) inner", end=2)
+        ours[f"convs.{layer}.ends.bias"] = torch.cat([pre, torch.zeros_like(pre)])
+    for layer in range(config.num_layers - 1):
+        update = f"gnn.edge_update.{layer}"
+        put(f"edge_updates.{layer}.edge", f"{update}.lin_e")
+        put(f"edge_updates.{layer}.out", f"{update}.lin1")
+        for part in ("weight", "bias"):
+            ours[f"norms.{layer}.{part}"] = theirs[f"gnn.norms.{layer}.{part}"]
+            ours[f"edge_updates.{layer}.ends.{part}"] = torch.cat([theirs[f"{update}.lin_{end}.{part}"] for end in "ts"])
+    for index in (0, 2, 4):
+        put(f"read_out.{index}", f"proj_out.{index}")
+    return ours

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ngbench.errors import MethodError
+from ngbench.errors import GraphError, MethodError
 from ngbench.graph import trace
 from ngbench.methods import MethodInfo
 from ngbench.testing import (
@@ -41,7 +41,9 @@ class Spread:
 
 
 def test_a_fake_mlp_is_what_trace_gives():
-    module = nn.Sequential(OrderedDict(linear0=nn.Linear(5, 7), act0=nn.Tanh(), linear1=nn.Linear(7, 4), act1=nn.Tanh(), linear2=nn.Linear(4, 3)))
+    module = nn.Sequential(
+        OrderedDict(linear0=nn.Linear(5, 7), act0=nn.Tanh(), linear1=nn.Linear(7, 4), act1=nn.Tanh(), linear2=nn.Linear(4, 3))
+    )
     assert trace(module, torch.zeros(1, 5)).topology == mlp_topology((5, 7, 4, 3), activation="tanh")
 
 
@@ -88,9 +90,30 @@ def test_the_columns_and_targets_of_a_fake_fit_its_networks():
     assert np.corrcoef(dataset.targets, np.log(dataset.hyperparameters["init_scale"]))[0, 1] > 0.8
 
 
-def test_a_sound_method_passes():
+def test_a_sound_method_passes_as_a_class_or_as_a_function_that_makes_it():
     check_method(Spread)
-    check_method("test_testing:Spread") if __name__ == "test_testing" else check_method(lambda: Spread())
+    check_method(lambda: Spread())
+
+
+def test_a_method_with_settings_is_made_with_their_defaults():
+    @dataclass(frozen=True)
+    class Config:
+        factor: float = 2.0
+
+    class Configured(Spread):
+        def __init__(self, config):
+            self.config = config
+
+        def predict(self, networks):
+            return self.config.factor * super().predict(networks)
+
+    Configured.Config = Config
+    check_method(Configured)
+    check_method(lambda: Configured(Config(factor=3.0)))
+
+
+def test_a_method_is_found_by_its_path():
+    check_method("baselines.trivial:Mean")
 
 
 def broken(**attributes):
@@ -121,14 +144,11 @@ def predict_sorted(self, networks):
     return np.sort(Spread.predict(self, networks))
 
 
-def predict_first_weight(self, networks):
-    return sum(np.where(np.isin(np.arange(len(networks)), b.index), _scatter(b, len(networks)), 0.0) for b in networks.bundles)
-
-
-def _scatter(bundle, size):
-    column = np.zeros(size)
-    column[bundle.index.numpy()] = bundle.values[:, 0].double().numpy()
-    return column
+def predict_first_value(self, networks):
+    first = np.empty(len(networks))
+    for bundle in networks.bundles:
+        first[bundle.index.numpy()] = bundle.values[:, 0].numpy()
+    return first
 
 
 def predict_at_random(self, networks):
@@ -149,19 +169,39 @@ def predict_nan(self, networks):
         ({"predict": predict_by_neighbours}, r"method 'spread' move by up to \d\S* when other networks are left out"),
         ({"predict": predict_by_position}, r"method 'spread' move by up to 0\.\d+ when the networks stand in another order"),
         ({"predict": predict_sorted}, r"method 'spread' move by up to \d\S* when the networks stand in another order"),
-        ({"predict": predict_first_weight}, r"move by up to \d\S* when hidden neurons are permuted, although it claims .* at most 1\.?\d*e-05"),
-        ({"predict": predict_at_random}, r"method 'spread' move by up to 0\.00\d+ when fitted twice with one seed; expected at most 0"),
+        (
+            {"predict": predict_first_value},
+            r"move by up to \d\S* when hidden neurons are permuted, although it claims .* at most 1\.?\d*e-05",
+        ),
+        (
+            {"predict": predict_at_random},
+            r"method 'spread' move by up to 0\.00\d+ when fitted twice with one seed; expected at most 0",
+        ),
         ({"predict": predict_nan}, r"predicts nan for network 'fake-2-00004'; expected a float64 array \[17\] of finite numbers"),
-        ({"predict": lambda self, networks: np.zeros(len(networks))}, "predicts 0 for all 17 networks; expected it to read weights"),
-        ({"predict": lambda self, networks: np.zeros((len(networks), 1))}, r"predicts float64 \[17, 1\]; expected a float64 array \[17\]"),
-        ({"predict": lambda self, networks: np.zeros(3, dtype=np.float32)}, r"predicts float32 \[3\]; expected a float64 array \[17\]"),
+        (
+            {"predict": lambda self, networks: np.zeros(len(networks))},
+            "predicts 0 for all 17 networks; expected it to read weights",
+        ),
+        (
+            {"predict": lambda self, networks: np.zeros((len(networks), 1))},
+            r"predicts float64 \[17, 1\]; expected a float64 array \[17\]",
+        ),
+        (
+            {"predict": lambda self, networks: np.zeros(3, dtype=np.float32)},
+            r"predicts float32 \[3\]; expected a float64 array \[17\]",
+        ),
         ({"predict": lambda self, networks: [0.5] * len(networks)}, r"predicts list \[17\]; expected a float64 array \[17\]"),
         ({"num_parameters": 1.5}, "method 'spread' has 1.5 parameters; expected an int from 0"),
         ({"info": "spread"}, "Broken has an info of type str; expected what ngbench.methods.Method names"),
         ({"info": replace(INFO, title="")}, "info of Broken has an empty title; expected a text for the tables"),
-        ({"info": replace(INFO, any_architecture=False)}, "'spread' does fit networks of several structures, but declares any_arch"),
+        (
+            {"info": replace(INFO, any_architecture=False)},
+            "'spread' does fit networks of several structures, but declares any_arch",
+        ),
     ],
-    ids=lambda value: "" if isinstance(value, str) else "-".join(f"{key}-{getattr(v, '__name__', 'value')}" for key, v in value.items()),
+    ids=lambda value: (
+        "" if isinstance(value, str) else "-".join(f"{key}-{getattr(v, '__name__', 'value')}" for key, v in value.items())
+    ),
 )
 def test_a_method_that_breaks_a_rule_is_refused_with_the_rule_and_the_numbers(attributes, text):
     with pytest.raises(MethodError, match=text):
@@ -179,7 +219,9 @@ def test_a_method_of_one_architecture_may_not_stumble_over_several():
             raise ValueError("too many values to unpack")
         Spread.fit(self, problem, train, val, context)
 
-    with pytest.raises(MethodError, match="raises ValueError when asked to fit networks of several structures: too many values to unp"):
+    with pytest.raises(
+        MethodError, match="raises ValueError when asked to fit networks of several structures: too many values to unp"
+    ):
         check_method(broken(fit=fit, info=replace(INFO, any_architecture=False)))
 
 
@@ -188,7 +230,9 @@ def test_a_method_of_one_architecture_refuses_another_one_in_predict_too():
         train.one_structure(reader="spread")
         Spread.fit(self, problem, train, val, context)
 
-    with pytest.raises(MethodError, match="does predict for a structure that it was not fitted on, but declares any_architecture=F"):
+    with pytest.raises(
+        MethodError, match="does predict for a structure that it was not fitted on, but declares any_architecture=F"
+    ):
         check_method(broken(fit=fit, info=replace(INFO, any_architecture=False)))
 
 
@@ -197,5 +241,5 @@ def test_a_claim_of_any_architecture_is_tried_on_several_structures():
         train.one_structure(reader="method 'spread'")
         Spread.fit(self, problem, train, val, context)
 
-    with pytest.raises(Exception, match="method 'spread' reads networks of one architecture; got 3"):
+    with pytest.raises(GraphError, match="method 'spread' reads networks of one architecture; got 3"):
         check_method(broken(fit=fit))

@@ -37,7 +37,7 @@ def answers(task: Task, zoo: Zoo) -> Answers:
     """
     check_zoo(task, zoo)
     rows = zoo.split("test", name=task.split)
-    return Answers(tuple(zoo.ids[row] for row in rows), np.asarray(zoo.metadata[task.target])[rows].astype(np.float64))
+    return Answers(tuple(zoo.ids[rows].tolist()), zoo.metadata[task.target][rows].astype(np.float64))
 
 
 def check_zoo(task: Task, zoo: Zoo) -> None:

@@ -57,7 +57,8 @@ class Predictions:
             PredictionsError: The file is missing, no ``.npz``, lacks an array, or has one of another type.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # numpy leaves a file open that it opened itself and could not read.
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
                 missing = {"ids", "values", "scrambled", "about"} - set(arrays.files)
                 if missing:
                     raise PredictionsError(

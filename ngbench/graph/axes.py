@@ -1,4 +1,4 @@
-"""What each axis of an intermediate tensor runs over, followed through views: the units of a group, positions, or graphs of a batch."""
+"""What each axis of an intermediate tensor runs over, followed through views: units of a group, positions or a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rule for each kind of layer: what groups and blocks an exported operation adds to the graph, and what its result's axes are."""
+"""One rule for each kind of layer: what groups and blocks an exported operation adds to the graph, and its result's axes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,16 @@ def apply(walk: Walk, node: fx.Node) -> Axes:
     function = _RULES.get(name) or (_elementwise if name in ELEMENTWISE else None)
     if function is None:
         raise unsupported(node, f"operation {name!r} is not supported", f"one of {', '.join(supported())}")
+    if not node.users:
+        raise unsupported(node, f"in-place {name!r} changes memory under another operation's result", "its own result to be read")
     args = arguments(node)
     if _source(args) not in walk.axes:
-        raise unsupported(node, f"{name!r} of a parameter or constant is not supported", "an operation on what the layer before gives")
+        raise unsupported(node, f"{name!r} of a parameter or constant is not supported", "an operation on a layer's result")
     return function(walk, node, args)
 
 
 def operation_name(node: fx.Node) -> str:
-    """``conv2d`` for ``aten.conv2d.default``, ``relu`` also for ``aten.relu_``; the Python name for anything that is no torch operation."""
+    """``conv2d`` for ``aten.conv2d.default``, ``relu`` also for ``aten.relu_``; of anything else the Python name."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.removeprefix("aten::").removesuffix("_")
@@ -72,7 +74,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return {**defaults, **given, **node.kwargs}
 
 
-def _source(args: Arguments) -> Any:  # noqa: ANN401 - a node unless the module computes with constants
+def _source(args: Arguments) -> Any:
     return args.get("self", args.get("input"))
 
 
@@ -89,9 +91,10 @@ def unsupported(node: fx.Node, problem: str, expected: str) -> UnsupportedLayerE
     return UnsupportedLayerError(f"cannot trace {where}: {problem}; expected {expected}")
 
 
-def _parameter(walk: Walk, node: fx.Node, argument: Any, role: str) -> str:  # noqa: ANN401
+def _parameter(walk: Walk, node: fx.Node, argument: Any, role: str) -> str:
     if argument not in walk.parameter_paths:
-        raise unsupported(node, f"the {role} of {operation_name(node)!r} is no entry of the state dict", "a parameter of the module")
+        problem = f"the {role} of {operation_name(node)!r} is no entry of the state dict"
+        raise unsupported(node, problem, "a parameter of the module")
     return walk.parameter_paths[argument]
 
 
@@ -113,18 +116,16 @@ def _linear(walk: Walk, node: fx.Node, args: Arguments) -> Axes:
     axes = walk.axes[args["input"]]
     units = walk.units_of(axes[-1])
     if len(units) != 1:
-        raise unsupported(
-            node,
-            f"a linear layer reads an axis of {math.prod(f.size for f in axes[-1])} entries that runs over the units of {len(units)} groups",
-            "the units of one group, alone or flattened with positions",
-        )
+        num_entries = math.prod(factor.size for factor in axes[-1])
+        problem = f"a linear layer reads an axis of {num_entries} entries that runs over the units of {len(units)} groups"
+        raise unsupported(node, problem, "the units of one group, alone or flattened with positions")
     num_targets = node.meta["val"].shape[-1]
     path = _parameter(walk, node, args["weight"], "weight")
     positions = [factor for factor in axes[-1] if factor is not units[0]]
     kernel = tuple(factor.size for factor in positions)
     view = ParameterView(path)
-    if axes[-1][0] is not units[0]:
-        place = axes[-1].index(units[0]) + 1
+    place = axes[-1].index(units[0]) + 1
+    if math.prod(factor.size for factor in axes[-1][: place - 1]) > 1:
         others = [axis for axis in range(1, len(axes[-1]) + 1) if axis != place]
         view = ParameterView(path, split=(num_targets, *(f.size for f in axes[-1])), order=(0, place, *others))
     block = EdgeBlock("", "", "", "dense", "linear", kernel if math.prod(kernel) > 1 else (), view)
@@ -224,7 +225,18 @@ def _permute(walk: Walk, node: fx.Node, args: Arguments) -> Axes:
     return tuple(axes[axis] for axis in order)
 
 
-@rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "contiguous", "clone", "detach", "to", "_to_copy", "alias")
+@rule(
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "contiguous",
+    "clone",
+    "detach",
+    "to",
+    "_to_copy",
+    "alias",
+)
 def _same(walk: Walk, node: fx.Node, args: Arguments) -> Axes:
     """Nothing happens in evaluation."""
     walk.follow(node, _source(args))
@@ -251,7 +263,14 @@ ELEMENTWISE: dict[str, tuple[str, ...]] = {
 }
 """Element-wise operations and the arguments that belong to the name of the activation."""
 
-_CANONICAL = {"gelu(none)": "gelu", "elu(1)": "elu", "celu(1)": "celu", "softplus(1)": "softplus", "hardtanh(0,6)": "relu6", "sin": "sine(1)"}
+_CANONICAL = {
+    "gelu(none)": "gelu",
+    "elu(1)": "elu",
+    "celu(1)": "celu",
+    "softplus(1)": "softplus",
+    "hardtanh(0,6)": "relu6",
+    "sin": "sine(1)",
+}
 
 
 def _elementwise(walk: Walk, node: fx.Node, args: Arguments) -> Axes:
@@ -264,7 +283,8 @@ def _elementwise(walk: Walk, node: fx.Node, args: Arguments) -> Axes:
         constants = [args["other"] * args["alpha"]]
     if name in ("softmax", "log_softmax"):
         if walk.sole_units(walk.axes[source][args["dim"]]) is None:
-            raise unsupported(node, f"{name!r} over axis {args['dim']}, which is not the units of one group", f"{name!r} over units")
+            problem = f"{name!r} over axis {args['dim']}, which is not the units of one group"
+            raise unsupported(node, problem, f"{name!r} over units")
         constants = []
     text = name + (f"({','.join(_number(constant) for constant in constants)})" if constants else "")
     return _activate(walk, node, source, _CANONICAL.get(text, text))

@@ -31,8 +31,10 @@ def show(entry: Tensor, view: ParameterView, shape: tuple[int, ...], *, num_batc
 
 def _part(entry: Tensor, view: ParameterView, num_batch_axes: int) -> Tensor:
     """The sliced and reordered entry, with one axis for each of `view.split`; always a view."""
-    part = entry.view(*entry.shape[:num_batch_axes], *view.split) if entry.is_contiguous() else entry.reshape(
-        *entry.shape[:num_batch_axes], *view.split
+    part = (
+        entry.view(*entry.shape[:num_batch_axes], *view.split)
+        if entry.is_contiguous()
+        else entry.reshape(*entry.shape[:num_batch_axes], *view.split)
     )
     for axis, (start, stop) in enumerate(view.bounds):
         part = part.narrow(num_batch_axes + axis, start, stop - start)
@@ -50,8 +52,9 @@ def slots_of(topology: Topology, entries: Mapping[str, Tensor], *, num_batch_axe
     for path, shape in topology.parameters:
         if path not in entries:
             raise GraphError(f"state dict lacks {path!r}; expected {', '.join(p for p, _ in topology.parameters)}")
-        if entries[path].shape[num_batch_axes:] != shape:
-            raise GraphError(f"state-dict entry {path!r} has shape {tuple(entries[path].shape[num_batch_axes:])}; expected {shape}")
+        got = tuple(entries[path].shape[num_batch_axes:])
+        if got != shape:
+            raise GraphError(f"state-dict entry {path!r} has shape {got}; expected {shape}")
     if len(entries) != len(topology.parameters):
         extra = sorted(set(entries) - {path for path, _ in topology.parameters})
         raise GraphError(f"state dict has entries {', '.join(map(repr, extra))} that the topology lacks; expected none")

@@ -177,10 +177,10 @@ def edge_index(topology: Topology) -> Tensor:
 
 
 def largest_kernel(*topologies: Topology) -> tuple[int, ...]:
-    """The smallest spatial shape that holds every kernel of some topologies, each axis by itself; empty if all edges are single numbers."""
+    """The smallest spatial shape that holds every kernel of some topologies; empty if all edges are single numbers."""
     kernels = [block.kernel for topology in topologies for block in topology.blocks]
     num_axes = max(map(len, kernels), default=0)
-    return tuple(max(sizes) for sizes in zip(*(_with_axes(kernel, num_axes) for kernel in kernels), strict=True)) if num_axes else ()
+    return tuple(map(max, *(_with_axes(kernel, num_axes) for kernel in kernels), (1,) * num_axes))
 
 
 def pad_kernel(values: Tensor, kernel: tuple[int, ...], to: tuple[int, ...]) -> Tensor:

@@ -68,7 +68,8 @@ class SymmetryGroup:
             raise GraphError(f"got {len(seeds)} seeds for {len(rows)} networks; expected one each")
         permutations = self._draw(np.asarray(seeds, dtype=np.uint64))
         slots = split_rows(self.topology, rows)
-        moved = [_permute(self.topology, slot, values, permutations) for slot, values in zip(self.topology.slots, slots, strict=True)]
+        pairs = zip(self.topology.slots, slots, strict=True)
+        moved = [_permute(self.topology, slot, values, permutations) for slot, values in pairs]
         return torch.cat([values.flatten(1) for values in moved], dim=1) if moved else rows.clone()
 
     def _draw(self, seeds: np.ndarray) -> dict[str, Tensor]:
@@ -104,7 +105,8 @@ class GroupElement:
             GraphError: The graph has another topology.
         """
         if graph.topology != self.topology:
-            raise GraphError(f"a group element of topology {self.topology.digest[:12]} cannot act on a graph of {graph.topology.digest[:12]}")
+            mine, other = self.topology.digest[:12], graph.topology.digest[:12]
+            raise GraphError(f"a group element of topology {mine} cannot act on a graph of {other}; expected one topology")
         return NeuralGraph(self.topology, self._act_slots(graph.slot_values))
 
     def act_state_dict(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -143,7 +145,7 @@ class GroupElement:
 
 
 def group(topology: Topology) -> SymmetryGroup:
-    """The permutation symmetry of a topology: hidden groups permute, those joined by a diagonal block or a tied parameter together.
+    """The permutation symmetry of a topology: hidden groups permute, those joined by a diagonal block or a tied parameter alike.
 
     Input and output groups, and whatever is joined with them, stay; so do groups that show one parameter in two layouts.
     """

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ngbench.errors import GraphError
 
 Role = Literal["input", "hidden", "output", "structural"]
 Pattern = Literal["dense", "diagonal"]
 
+_closed = with_config(ConfigDict(extra="forbid"))
 
+
+@_closed
 @dataclass(frozen=True)
 class ParameterView:
     """The part of one state-dict entry that a block or a node feature shows, and the order of its axes.
@@ -39,7 +43,7 @@ class ParameterView:
     bounds: tuple[tuple[int, int], ...] = ()
     order: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.bounds or self.order) and not self.split:
             raise GraphError(f"view of {self.path!r} has bounds or an order but no split shape; expected all or none")
 
@@ -49,6 +53,7 @@ class ParameterView:
         return self.path, self.split if self.bounds else (), self.bounds
 
 
+@_closed
 @dataclass(frozen=True)
 class NodeFeature:
     """One number a node, for example its bias, for all nodes of a group."""
@@ -57,6 +62,7 @@ class NodeFeature:
     parameter: ParameterView
 
 
+@_closed
 @dataclass(frozen=True)
 class NodeGroup:
     """The units of one layer: neurons, channels, inputs or outputs.
@@ -78,6 +84,7 @@ class NodeGroup:
     features: tuple[NodeFeature, ...] = ()
 
 
+@_closed
 @dataclass(frozen=True)
 class EdgeBlock:
     """The edges of one layer, from the nodes of one group to the nodes of another.
@@ -130,6 +137,7 @@ class Slot:
         return self.start + math.prod(self.shape)
 
 
+@_closed
 @dataclass(frozen=True)
 class Topology:
     """Node groups, edge blocks and parameter shapes of a neural graph; hashable, shared by many networks.
@@ -151,7 +159,7 @@ class Topology:
     blocks: tuple[EdgeBlock, ...]
     parameters: tuple[tuple[str, tuple[int, ...]], ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for kind, names in (("group", [g.name for g in self.groups]), ("block", [b.name for b in self.blocks])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
@@ -172,7 +180,9 @@ class Topology:
             if name not in self._groups_by_name:
                 raise GraphError(f"block {block.name!r} names group {name!r}; expected one of {', '.join(self._groups_by_name)}")
         if block.pattern not in get_args(Pattern):
-            raise GraphError(f"block {block.name!r} has pattern {block.pattern!r}; expected one of {', '.join(get_args(Pattern))}")
+            raise GraphError(
+                f"block {block.name!r} has pattern {block.pattern!r}; expected one of {', '.join(get_args(Pattern))}"
+            )
         source_size, target_size = self.group(block.source).size, self.group(block.target).size
         if block.pattern == "diagonal" and source_size != target_size:
             raise GraphError(
@@ -183,11 +193,10 @@ class Topology:
         shown: Counter[str] = Counter()
         for slot in self.slots:
             shown[slot.parameter.path] += math.prod(slot.shape)
-        unknown = sorted(set(shown) - {path for path, _ in self.parameters})
+        paths = [path for path, _ in self.parameters]
+        unknown = [path for path in shown if path not in paths]
         if unknown:
-            raise GraphError(
-                f"the topology shows {unknown[0]!r}, which is no parameter; expected one of {', '.join(path for path, _ in self.parameters)}"
-            )
+            raise GraphError(f"the topology shows {unknown[0]!r}, which is no parameter; expected one of {', '.join(paths)}")
         for path, shape in self.parameters:
             if shown[path] != math.prod(shape):
                 raise GraphError(
@@ -288,8 +297,12 @@ class Topology:
         return replace(self, groups=tuple(replace(group, activation="") for group in self.groups)).digest
 
     def to_json(self) -> str:
-        """Canonical JSON: the same topology gives the same text."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+        """Canonical JSON: the same topology gives the same text, in this and in later versions.
+
+        Fields at their defaults are left out, so that a field added later leaves the text, and the digest, of what does
+        not use it as it was.
+        """
+        return _ADAPTER.dump_json(self, exclude_defaults=True).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Topology:
@@ -299,23 +312,13 @@ class Topology:
             GraphError: The text is no JSON, or not that of a topology.
         """
         try:
-            fields = json.loads(text)
-            groups = tuple(
-                NodeGroup(**{**group, "features": tuple(NodeFeature(f["name"], _view(f["parameter"])) for f in group["features"])})
-                for group in fields["groups"]
-            )
-            blocks = tuple(
-                EdgeBlock(**{**block, "kernel": tuple(block["kernel"]), "parameter": _view(block["parameter"])})
-                for block in fields["blocks"]
-            )
-            parameters = tuple((path, tuple(shape)) for path, shape in fields["parameters"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise GraphError(f"text is not the JSON of a topology ({type(error).__name__}: {error}); expected what to_json() gives") from error
-        return cls(groups, blocks, parameters)
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "the text"
+            raise GraphError(
+                f"text is not the JSON of a topology: {where}: {problem['msg']}; expected what to_json() gives"
+            ) from error
 
 
-def _view(fields: dict[str, Any] | None) -> Any:  # noqa: ANN401 - None stays None
-    if fields is None:
-        return None
-    bounds = tuple((start, stop) for start, stop in fields["bounds"])
-    return ParameterView(fields["path"], tuple(fields["split"]), bounds, tuple(fields["order"]))
+_ADAPTER: TypeAdapter[Topology] = TypeAdapter(Topology)

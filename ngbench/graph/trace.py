@@ -1,4 +1,4 @@
-"""From a torch module to its neural graph: the module's exported operations are walked once, and each adds its groups and blocks."""
+"""From a torch module to its neural graph: its exported operations are walked once, and each adds its groups and blocks."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expor
 
 
 def _simplify(graph: fx.Graph) -> None:
-    """Takes out what adds nothing to the result: assertions on types, then operations that nothing reads."""
+    """Takes out assertions on types and operations that nothing reads; of the latter only in-place ones remain."""
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
         graph.erase_node(node)
     graph.eliminate_dead_code()
@@ -101,6 +101,7 @@ class GroupDraft:
     features: list[NodeFeature] = field(default_factory=list)
 
     def activation(self) -> str:
+        """The operations in order, ``sin(w * x)`` as ``sine(w)``."""
         text = "|".join(self.operations) or "none"
         return re.sub(r"mul\(([^()|]*)\)\|sine\(1\)", r"sine(\1)", text)
 
@@ -164,7 +165,9 @@ class Walk:
     def owner(self, node: fx.Node) -> GroupDraft | None:
         """The group whose units, or the fresh input whose entries, a value consists of; None where it has neither or several."""
         factors = [factor for axis in self.axes[node] for factor in axis]
-        owners = [self.units[f] for f in factors if f in self.units] or list({id(d): d for f in factors if (d := self.inputs.get(f))}.values())
+        owners = [self.units[f] for f in factors if f in self.units] or list(
+            {id(d): d for f in factors if (d := self.inputs.get(f))}.values()
+        )
         return owners[0] if len(owners) == 1 else None
 
     def follow(self, node: fx.Node, source: fx.Node) -> None:
@@ -213,8 +216,9 @@ class Walk:
         shown = {view.path for view in self._views()}
         unreached = [path for path in shapes if path not in shown]
         if unreached:
+            verb = "does" if len(unreached) == 1 else "do"
             raise UnsupportedLayerError(
-                f"{', '.join(map(repr, unreached))} of the state dict {'does' if len(unreached) == 1 else 'do'} not reach the output; "
+                f"{', '.join(map(repr, unreached))} of the state dict {verb} not reach the output; "
                 "expected every parameter to be used: remove what is unused, or pass an example input that uses it"
             )
         groups = tuple(NodeGroup(g.name, g.size, g.role, g.activation(), g.layer, tuple(g.features)) for g in self.groups)

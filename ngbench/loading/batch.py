@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ngbench.graph import Topology
-from ngbench.graph.layout import split_rows
+from ngbench.graph import ParameterView, Topology
+from ngbench.graph.layout import show, split_rows, unpack
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,27 @@ class GraphBundle:
         """Views of the values by owner and feature: ``[graphs, targets, sources, kernel]`` for blocks, ``[graphs, nodes]`` for features."""
         parts = split_rows(self.topology, self.values)
         return {(slot.owner, slot.feature): part for slot, part in zip(self.topology.slots, parts, strict=True)}
+
+    def block(self, name: str) -> Tensor:
+        """Weights of one edge block, ``[graphs, targets, sources, kernel]``; as `NeuralGraph.block` gives them for one network."""
+        return self._values(name, None, self.topology.edge_block(name).parameter, self.topology.block_shape(name))
+
+    def node_feature(self, group: str, feature: str) -> Tensor:
+        """One named feature of the nodes of a group, ``[graphs, nodes]``; zeros where the group has none of that name."""
+        found = self.topology.group(group)
+        view = next((entry.parameter for entry in found.features if entry.name == feature), None)
+        if view is None:
+            return self.values.new_zeros(()).expand(len(self), found.size)
+        return self._values(group, feature, view, (found.size,))
+
+    def _values(self, owner: str, feature: str | None, view: ParameterView | None, shape: tuple[int, ...]) -> Tensor:
+        if view is None:
+            return self.values.new_ones(()).expand(len(self), *shape)
+        index = self.topology.slot_index.get((owner, feature))
+        if index is None:
+            return show(unpack(self.topology, self.values)[view.path], view, shape, num_batch_axes=1)
+        slot = self.topology.slots[index]
+        return self.values[:, slot.start : slot.stop].unflatten(1, slot.shape)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> GraphBundle:
         """The bundle on another device, its values in another dtype."""

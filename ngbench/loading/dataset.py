@@ -61,10 +61,10 @@ class GraphDataset:
                 )
         names = [name for name, column in zoo.columns.items() if column.role == "hyperparameter"]
         return cls(
-            ids=tuple(zoo.ids[row] for row in rows),
+            ids=tuple(zoo.ids[rows].tolist()),
             bundles=tuple(bundles),
-            targets=None if target is None else np.asarray(zoo.metadata[target])[rows],
-            hyperparameters={name: np.asarray(zoo.metadata[name])[rows] for name in names},
+            targets=None if target is None else zoo.metadata[target][rows],
+            hyperparameters={name: zoo.metadata[name][rows] for name in names},
         )
 
     @classmethod

@@ -39,7 +39,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             yield file
     # What h5py raises depends on the place of the damage.
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise StoreFormatError(f"{str(path)!r} has a seal, but its HDF5 content cannot be read ({error}); fetch it again") from error
+        raise StoreFormatError(
+            f"{str(path)!r} has a seal, but its HDF5 content cannot be read ({error}); fetch it again"
+        ) from error
 
 
 def find_dataset(file: h5py.File, path: str, *, dtype: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
@@ -59,10 +61,12 @@ def find_dataset(file: h5py.File, path: str, *, dtype: str, shape: tuple[int | N
     if not isinstance(dataset, h5py.Dataset):
         raise StoreFormatError(f"{file.filename!r} lacks dataset '/{path}'; expected {wanted}; fetch the file again")
     text = h5py.check_string_dtype(dataset.dtype)
-    matches = text is not None and text.length is not None if dtype == TEXT else dataset.dtype == np.dtype(dtype)
-    if not matches or len(dataset.shape) != len(shape) or any(b is not None and a != b for a, b in zip(dataset.shape, shape, strict=True)):
-        got = f"{dataset.dtype.str if text is None or text.length is None else TEXT} of shape {dataset.shape}"
-        raise StoreFormatError(f"{file.filename!r}: dataset '/{path}' is {got}; expected {wanted}; fetch the file again")
+    found = TEXT if text is not None and text.length is not None else dataset.dtype.str
+    fits = len(dataset.shape) == len(shape) and all(b in (None, a) for a, b in zip(dataset.shape, shape, strict=True))
+    if found != dtype or not fits:
+        raise StoreFormatError(
+            f"{file.filename!r}: dataset '/{path}' is {found} of shape {dataset.shape}; expected {wanted}; fetch the file again"
+        )
     return dataset
 
 
@@ -76,13 +80,13 @@ def read_array(file: h5py.File, path: str, *, dtype: str, length: int | None) ->
     return np.char.decode(array, "utf-8") if dtype == TEXT else array
 
 
-def read_group(file: h5py.File, path: str) -> h5py.Group:
-    """The group at a path.
+def names_in(file: h5py.File, path: str) -> tuple[str, ...]:
+    """Names of what stands in a group.
 
     Raises:
-        StoreFormatError: There is none.
+        StoreFormatError: There is no such group.
     """
     group = file.get(path)
     if not isinstance(group, h5py.Group):
         raise StoreFormatError(f"{file.filename!r} lacks group '/{path}'; fetch the file again")
-    return group
+    return tuple(str(name) for name in group)

@@ -49,6 +49,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in _NO_ROOM:
             raise StoreFormatError(
-                f"no room to write {str(path)!r} ({reason}); nothing of it was kept; free space in {str(path.parent)!r} and run again"
+                f"no room to write {str(path)!r} ({reason}); nothing of it was kept; "
+                f"free space in {str(path.parent)!r} and run again"
             ) from error
-        raise StoreFormatError(f"cannot write {str(path)!r} ({reason}); expected a folder that exists and can be written to") from error
+        raise StoreFormatError(
+            f"cannot write {str(path)!r} ({reason}); expected a folder that exists and can be written to"
+        ) from error

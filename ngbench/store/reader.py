@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, SupportsIndex, get_args, overload
+from typing import Any, get_args, overload
 
 import h5py
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from ngbench.errors import GraphError, SplitError, StoreFormatError
+from ngbench.errors import GraphError, SplitError, StoreFormatError, UnknownNameError
 from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.layout import split_rows
-from ngbench.store.arrays import TEXT, find_dataset, open_hdf5, read_array, read_group
-from ngbench.store.schema import SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
+from ngbench.store.arrays import TEXT, find_dataset, names_in, open_hdf5, read_array
+from ngbench.store.schema import COLUMN_TYPES, SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, check_content, read_seal
 from ngbench.store.splits import PARTS
 from ngbench.store.topology_tables import read_topology
 from ngbench.zoo.columns import Column, Role
 
 _ITERATED_AT_ONCE = 256
-_COLUMN_DTYPES = {np.dtype("<i8"): "int", np.dtype("<f8"): "float"}
 
 
 class Zoo:
@@ -35,7 +34,14 @@ class Zoo:
     out are the caller's own: to change them changes nothing here. It pickles as its path, and no file stays open.
 
     Args:
-        path: A zoo file; up to 64 MiB it is hashed now, larger ones when `verify` is asked to.
+        path: A zoo file; up to 64 MiB it is hashed now, a larger one when it is verified.
+
+    Attributes:
+        path: Absolute path of the file.
+        seal: Size and sha256 of its content.
+        info: What the zoo is: name, version, title, licence, citation, recipe.
+        columns: Role, type and description of each metadata column.
+        splits: Names of its splits.
 
     Raises:
         StoreFormatError: The file is missing, foreign, newer than this ngbench, truncated, corrupt or incomplete.
@@ -43,26 +49,262 @@ class Zoo:
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
-        self._seal = read_seal(self.path)
-        if self._seal.size_bytes <= HASHED_AT_OPEN_BYTES:
-            check_content(self.path, self._seal)
+        self.seal = read_seal(self.path)
+        if self.seal.size_bytes <= HASHED_AT_OPEN_BYTES:
+            check_content(self.path, self.seal)
+        self._topologies: dict[int, Topology] = {}
+        self._columns_read: dict[str, np.ndarray] = {}
         with open_hdf5(self.path) as file:
-            self.info = read_info(file)
+            self.info: ZooInfo = read_info(file)
             self._read_models(file)
-            self.columns: Mapping[str, Column] = MappingProxyType(
-                {name: _column(file, name, num_networks=len(self)) for name in read_group(file, "metadata")}
-            )
-            self.splits = tuple(read_group(file, "splits"))
-            for name in self.splits:
-                find_dataset(file, f"splits/{name}", dtype=SPLIT_TYPE, shape=(len(self),))
-        self.metadata: Mapping[str, np.ndarray] = _Metadata(self)
+            columns = [_read_column(file, name, num_networks=len(self)) for name in names_in(file, "metadata")]
+            self.columns: Mapping[str, Column] = MappingProxyType({column.name: column for column in columns})
+            self.splits = names_in(file, "splits")
 
     def _read_models(self, file: h5py.File) -> None:
-        self.ids = _frozen(read_array(file, "models/id", dtype=TEXT, length=None))
-        self.run_ids = _frozen(read_array(file, "models/run_id", dtype=TEXT, length=len(self.ids)))
-        self.topology_index = _frozen(read_array(file, "models/topology", dtype="<i4", length=len(self.ids)))
-        self._value_ptr = _frozen(read_array(file, "models/value_ptr", dtype="<i8", length=len(self.ids) + 1))
-        self._digests = sorted(read_group(file, "topologies"))
-        self._topologies: dict[int, Topology] = {}
+        self._ids = read_array(file, "models/id", dtype=TEXT, length=None)
+        self._run_ids = read_array(file, "models/run_id", dtype=TEXT, length=len(self._ids))
+        self._topology_index = read_array(file, "models/topology", dtype="<i4", length=len(self._ids))
+        self._value_ptr = read_array(file, "models/value_ptr", dtype="<i8", length=len(self._ids) + 1)
+        self._digests = sorted(names_in(file, "topologies"))
         num_values = find_dataset(file, "values", dtype=VALUE_TYPE, shape=(None,)).shape[0]
-        ...
+        if self._value_ptr[0] != 0 or self._value_ptr[-1] != num_values or (np.diff(self._value_ptr) < 0).any():
+            raise self._inconsistent(f"'/models/value_ptr' does not rise from 0 to {num_values}, the length of '/values'")
+        if len(self) and not 0 <= self._topology_index.min() <= self._topology_index.max() < len(self._digests):
+            raise self._inconsistent(f"'/models/topology' has positions outside 0 to {len(self._digests) - 1}")
+
+    def _inconsistent(self, fault: str) -> StoreFormatError:
+        return StoreFormatError(f"{str(self.path)!r}: {fault}; fetch the file again")
+
+    @contextmanager
+    def _open(self) -> Iterator[h5py.File]:
+        if read_seal(self.path) != self.seal:
+            raise StoreFormatError(f"{str(self.path)!r} was replaced by another zoo file after it was opened; open it again")
+        with open_hdf5(self.path) as file:
+            yield file
+
+    @property
+    def name(self) -> str:
+        """Name of the zoo."""
+        return self.info.name
+
+    @property
+    def version(self) -> str:
+        """Version of the zoo."""
+        return self.info.version
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal sha256 of the file's content, which names exactly this zoo."""
+        return self.seal.sha256
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Name of each network, str ``[networks]``."""
+        return self._ids.copy()
+
+    @property
+    def run_ids(self) -> np.ndarray:
+        """Training run of each network, str ``[networks]``."""
+        return self._run_ids.copy()
+
+    @property
+    def topology_index(self) -> np.ndarray:
+        """Position of each network's topology in `topologies`, int32 ``[networks]``."""
+        return self._topology_index.copy()
+
+    @cached_property
+    def topologies(self) -> tuple[Topology, ...]:
+        """All topologies of the zoo, by digest.
+
+        Raises:
+            StoreFormatError: A topology cannot be read.
+        """
+        return tuple(self._topologies_at(range(len(self._digests))))
+
+    def _topologies_at(self, indices: Iterable[int]) -> list[Topology]:
+        missing = [index for index in indices if index not in self._topologies]
+        if missing:
+            with self._open() as file:
+                self._topologies |= {index: self._read_topology(file, index) for index in missing}
+        return [self._topologies[index] for index in indices]
+
+    def _read_topology(self, file: h5py.File, index: int) -> Topology:
+        topology = read_topology(file, self._digests[index])
+        lengths = np.diff(self._value_ptr)[self._topology_index == index]
+        wrong = lengths[lengths != topology.num_values]
+        if len(wrong):
+            raise self._inconsistent(
+                f"'/models/value_ptr' gives a network of topology {topology.digest} {wrong[0]} values; "
+                f"expected {topology.num_values}"
+            )
+        return topology
+
+    @cached_property
+    def diverged(self) -> tuple[tuple[str, str], ...]:
+        """Run id and reason of each run that gave no network.
+
+        Raises:
+            StoreFormatError: They cannot be read.
+        """
+        with self._open() as file:
+            run_ids = read_array(file, "diverged/run_id", dtype=TEXT, length=None)
+            reasons = read_array(file, "diverged/reason", dtype=TEXT, length=len(run_ids))
+        return tuple(zip(run_ids.tolist(), reasons.tolist(), strict=True))
+
+    @property
+    def metadata(self) -> Mapping[str, np.ndarray]:
+        """The metadata columns by name, each ``[networks]`` of str, int64 or float64; a column is read when it is asked for."""
+        return _Metadata(self)
+
+    def _column(self, name: str) -> np.ndarray:
+        if name not in self.columns:
+            raise UnknownNameError(f"metadata column of zoo {self.name!r}", name, self.columns)
+        if name not in self._columns_read:
+            with self._open() as file:
+                dtype = COLUMN_TYPES[self.columns[name].dtype]
+                self._columns_read[name] = read_array(file, f"metadata/{name}", dtype=dtype, length=len(self))
+        return self._columns_read[name].copy()
+
+    def split(self, part: str, name: str = "default") -> np.ndarray:
+        """Rows of the networks of one part of a split, rising, int64 ``[rows]``.
+
+        Args:
+            part: ``"train"``, ``"val"`` or ``"test"``.
+            name: Which split; one of `splits`.
+
+        Raises:
+            SplitError: No such part or split.
+        """
+        if name not in self.splits:
+            raise SplitError(f"zoo {self.name!r} has no split {name!r}; expected one of {', '.join(self.splits)}")
+        if part not in PARTS:
+            raise SplitError(f"split {name!r} of zoo {self.name!r} has no part {part!r}; expected one of {', '.join(PARTS)}")
+        with self._open() as file:
+            parts = read_array(file, f"splits/{name}", dtype=SPLIT_TYPE, length=len(self))
+        return np.flatnonzero(parts == PARTS.index(part)).astype(np.int64)
+
+    @cached_property
+    def _values(self) -> np.ndarray:
+        """All values in one row, mapped into memory where they are stored as they are, read as a whole otherwise."""
+        with self._open() as file:
+            dataset = find_dataset(file, "values", dtype=VALUE_TYPE, shape=(int(self._value_ptr[-1]),))
+            if dataset.chunks is not None:
+                return dataset[()]
+            return np.memmap(self.path, VALUE_TYPE, "r", dataset.id.get_offset(), dataset.shape).view(np.ndarray)
+
+    def values(self, rows: slice | ArrayLike) -> np.ndarray:
+        """Canonical value rows of networks that share a structure, float32 ``[rows, values]``, a copy.
+
+        Args:
+            rows: A slice, positions or a mask.
+
+        Raises:
+            GraphError: The rows have networks of several structures.
+            StoreFormatError: The file cannot be read.
+        """
+        places = self._places(rows)
+        topologies = self._topologies_at(np.unique(self._topology_index[places if len(places) else slice(1)]).tolist())
+        structures = {topology.structure for topology in topologies}
+        if len(structures) > 1:
+            raise GraphError(
+                f"the {len(places)} rows have networks of {len(structures)} structures, which do not stack; "
+                "expected one, choose rows by zoo.topology_index"
+            )
+        return self._gather(places, topologies[0].num_values)
+
+    def _places(self, rows: slice | ArrayLike) -> np.ndarray:
+        if not isinstance(rows, slice):
+            # numpy takes an empty list for one of float64.
+            rows = np.asarray(rows, dtype=None if np.size(rows) else np.int64)
+        return np.arange(len(self))[rows]
+
+    def _gather(self, places: np.ndarray, num_values: int) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(self._values, num_values)[self._value_ptr[places]]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, key: int | np.integer) -> NeuralGraph: ...
+    @overload
+    def __getitem__(self, key: slice | ArrayLike) -> list[NeuralGraph]: ...
+    def __getitem__(self, key: Any) -> NeuralGraph | list[NeuralGraph]:
+        """One network, or a list of the networks of a slice, of positions or of a mask.
+
+        The graphs of one call and topology share one private copy of their values.
+
+        Raises:
+            IndexError: No such row.
+            StoreFormatError: The file cannot be read.
+        """
+        if isinstance(key, int | np.integer):
+            return self[np.array([key])][0]
+        places = self._places(key)
+        graphs: dict[int, NeuralGraph] = {}
+        members_of = _grouped(self._topology_index[places])
+        for topology, members in zip(self._topologies_at(members_of), members_of.values(), strict=True):
+            rows = torch.from_numpy(self._gather(places[members], topology.num_values))
+            slots = zip(*(values.unbind() for values in split_rows(topology, rows)), strict=True)
+            graphs |= {int(member): NeuralGraph(topology, values) for member, values in zip(members, slots, strict=True)}
+        return [graphs[place] for place in range(len(places))]
+
+    def __iter__(self) -> Iterator[NeuralGraph]:
+        for start in range(0, len(self), _ITERATED_AT_ONCE):
+            yield from self[start : start + _ITERATED_AT_ONCE]
+
+    def __repr__(self) -> str:
+        return f"Zoo({self.name!r} version {self.version}, {len(self)} networks, {str(self.path)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.path), self.sha256)
+
+
+class _Metadata(Mapping[str, np.ndarray]):
+    """The columns of a zoo, each read when it is first asked for."""
+
+    def __init__(self, zoo: Zoo):
+        self._zoo = zoo
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._zoo._column(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._zoo.columns)
+
+    def __len__(self) -> int:
+        return len(self._zoo.columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._zoo.columns
+
+
+def _reopen(path: str, sha256: str) -> Zoo:
+    zoo = Zoo(path)
+    if zoo.sha256 != sha256:
+        raise StoreFormatError(
+            f"{path!r} was replaced by another zoo file: it has sha256 {zoo.sha256}, expected {sha256}; open it again"
+        )
+    return zoo
+
+
+def _read_column(file: h5py.File, name: str, *, num_networks: int) -> Column:
+    """The description of a metadata column; its dataset is checked but not read."""
+    found = getattr(file[f"metadata/{name}"], "dtype", None)
+    # What no column can be is checked against text, and so refused.
+    dtype: Any = next((dtype for dtype, type_ in COLUMN_TYPES.items() if type_ != TEXT and found == np.dtype(type_)), "str")
+    dataset = find_dataset(file, f"metadata/{name}", dtype=COLUMN_TYPES[dtype], shape=(num_networks,))
+    role: Any = dataset.attrs.get("role")
+    if role not in get_args(Role):
+        raise StoreFormatError(
+            f"{file.filename!r}: attribute 'role' of '/metadata/{name}' is {role!r}; "
+            f"expected one of {', '.join(get_args(Role))}; fetch the file again"
+        )
+    return Column(name, role, dtype, str(dataset.attrs.get("description", "")))
+
+
+def _grouped(indices: np.ndarray) -> dict[int, np.ndarray]:
+    """The positions, rising, where each different index stands."""
+    order = np.argsort(indices, kind="stable")
+    starts = np.flatnonzero(np.diff(indices[order], prepend=-1))
+    return {int(indices[members[0]]): members for members in np.split(order, starts)[1:]}

@@ -80,12 +80,16 @@ def read_info(file: h5py.File) -> ZooInfo:
     Raises:
         StoreFormatError: An attribute is missing, no text, or the recipe is no JSON.
     """
-    texts = {attribute: file.attrs.get(attribute) for attribute in (*_ATTRIBUTES, "recipe")}
+    texts: dict[str, Any] = {attribute: file.attrs.get(attribute) for attribute in (*_ATTRIBUTES, "recipe")}
     for attribute, text in texts.items():
         if not isinstance(text, str):
-            raise StoreFormatError(f"{file.filename!r}: root attribute {attribute!r} is {text!r}; expected text; fetch the file again")
+            raise StoreFormatError(
+                f"{file.filename!r}: root attribute {attribute!r} is {text!r}; expected text; fetch the file again"
+            )
     try:
         recipe = json.loads(texts["recipe"])
     except ValueError as error:
-        raise StoreFormatError(f"{file.filename!r}: root attribute 'recipe' is no JSON ({error}); fetch the file again") from error
+        raise StoreFormatError(
+            f"{file.filename!r}: root attribute 'recipe' is no JSON ({error}); fetch the file again"
+        ) from error
     return ZooInfo(**{field: texts[attribute] for attribute, field in _ATTRIBUTES.items()}, recipe=recipe)

@@ -6,6 +6,8 @@ It fills the user block, which HDF5 keeps free for its users, so every HDF5 read
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -41,12 +43,12 @@ class Seal:
 
     def to_bytes(self) -> bytes:
         """The seal as it stands in the file: one line of `SEAL_BYTES` bytes, padded with spaces."""
-        line = f'{{"format":"{FORMAT}","format_version":{FORMAT_VERSION},"size_bytes":{self.size_bytes},"sha256":"{self.sha256}"}}'
-        return line.encode().ljust(SEAL_BYTES - 1) + b"\n"
+        fields = {"format": FORMAT, "format_version": FORMAT_VERSION, "size_bytes": self.size_bytes, "sha256": self.sha256}
+        return json.dumps(fields, separators=(",", ":")).encode().ljust(SEAL_BYTES - 1) + b"\n"
 
 
 @contextmanager
-def open_for_reading(path: Path) -> Iterator[BinaryIO]:
+def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
     """Opens a file that should be there.
 
     Raises:
@@ -56,7 +58,9 @@ def open_for_reading(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError as error:
-        raise StoreFormatError(f"no file at {str(path)!r}; expected the path of a zoo file, or the name of a released zoo") from error
+        raise StoreFormatError(
+            f"no file at {str(path)!r}; expected the path of a zoo file, or the name of a released zoo"
+        ) from error
     except OSError as error:
         raise StoreFormatError(f"cannot read {str(path)!r} ({error.strerror or error}); expected a zoo file") from error
 
@@ -71,21 +75,26 @@ def read_seal(path: Path) -> Seal:
         head = file.read(SEAL_BYTES)
         size_bytes = file.seek(0, 2)
     if not head.startswith(_MAGIC):
-        raise StoreFormatError(f"{str(path)!r} is not an ngbench zoo: {_foreign(head)}; expected a file that begins with {_MAGIC.decode()}")
+        raise StoreFormatError(
+            f"{str(path)!r} is not an ngbench zoo: {_foreign(head)}; expected a file that begins with {_MAGIC[:24].decode()!r}"
+        )
     version = _VERSION.match(head)
     if version and int(version[1]) > FORMAT_VERSION:
         raise StoreFormatError(
-            f"{str(path)!r} has zoo format version {int(version[1])}, this ngbench reads versions up to {FORMAT_VERSION}; upgrade ngbench"
+            f"{str(path)!r} has zoo format version {int(version[1])}, this ngbench reads up to {FORMAT_VERSION}; upgrade ngbench"
         )
     if size_bytes < SEAL_BYTES:
-        raise StoreFormatError(f"{str(path)!r} is truncated: expected at least {SEAL_BYTES} bytes, got {size_bytes}; fetch it again")
+        raise StoreFormatError(
+            f"{str(path)!r} is truncated: expected at least {SEAL_BYTES} bytes, got {size_bytes}; fetch it again"
+        )
     line = _LINE.fullmatch(head)
     seal = Seal(int(line[1]), line[2].decode()) if line else None
     if seal is None or seal.to_bytes() != head:
         raise StoreFormatError(f"{str(path)!r} is corrupt: its seal, the first {SEAL_BYTES} bytes, is damaged; fetch it again")
     if size_bytes != SEAL_BYTES + seal.size_bytes:
-        fault = "is truncated" if size_bytes < SEAL_BYTES + seal.size_bytes else "has bytes after its end"
-        raise StoreFormatError(f"{str(path)!r} {fault}: expected {SEAL_BYTES + seal.size_bytes} bytes, got {size_bytes}; fetch it again")
+        expected = SEAL_BYTES + seal.size_bytes
+        fault = "is truncated" if size_bytes < expected else "has bytes after its end"
+        raise StoreFormatError(f"{str(path)!r} {fault}: expected {expected} bytes, got {size_bytes}; fetch it again")
     return seal
 
 
@@ -99,7 +108,9 @@ def check_content(path: Path, seal: Seal) -> None:
         file.seek(SEAL_BYTES)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != seal.sha256:
-        raise StoreFormatError(f"{str(path)!r} is corrupt: its content has sha256 {sha256}, expected {seal.sha256}; fetch it again")
+        raise StoreFormatError(
+            f"{str(path)!r} is corrupt: its content has sha256 {sha256}, expected {seal.sha256}; fetch it again"
+        )
 
 
 def _foreign(head: bytes) -> str:

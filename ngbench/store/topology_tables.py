@@ -21,13 +21,13 @@ def write_topology(file: h5py.File, topology: Topology) -> None:
     file.create_dataset(f"{folder}/json", data=np.bytes_(text), dtype=h5py.string_dtype("utf-8", len(text)), track_times=False)
     features = sorted({feature.name for group in topology.groups for feature in group.features})
     file[folder].attrs["features"] = ",".join(features)
-    write_array(file, f"{folder}/node_group", np.repeat(np.arange(len(topology.groups), dtype="<i4"), [g.size for g in topology.groups]))
+    write_array(file, f"{folder}/node_group", _positions_repeated([group.size for group in topology.groups]))
     # A graph whose values are their own positions in the value row, so that tied parameters need no case of their own.
     positions = NeuralGraph.from_row(topology, torch.arange(topology.num_values))
     write_array(file, f"{folder}/node_value", _node_values(positions, features))
     write_array(file, f"{folder}/edge_index", edge_index(topology).numpy().astype("<i4"))
     places = [_edge_values(positions, block.name) for block in topology.blocks]
-    write_array(file, f"{folder}/edge_block", np.repeat(np.arange(len(places), dtype="<i4"), [len(part) for part in places]))
+    write_array(file, f"{folder}/edge_block", _positions_repeated([len(part) for part in places]))
     write_array(file, f"{folder}/edge_value", np.concatenate(places))
 
 
@@ -49,6 +49,10 @@ def _edge_values(positions: NeuralGraph, block: str) -> np.ndarray:
     return positions.block(block)[:, :, 0].flatten().numpy().astype("<i8")
 
 
+def _positions_repeated(counts: list[int]) -> np.ndarray:
+    return np.repeat(np.arange(len(counts), dtype="<i4"), counts)
+
+
 def read_topology(file: h5py.File, digest: str) -> Topology:
     """Reads the topology of a digest.
 
@@ -61,5 +65,7 @@ def read_topology(file: h5py.File, digest: str) -> Topology:
     except GraphError as error:
         raise StoreFormatError(f"{file.filename!r}: '/{path}' holds no topology ({error}); fetch the file again") from error
     if topology.digest != digest:
-        raise StoreFormatError(f"{file.filename!r}: '/{path}' has digest {topology.digest}; expected {digest}; fetch the file again")
+        raise StoreFormatError(
+            f"{file.filename!r}: '/{path}' has digest {topology.digest}; expected {digest}; fetch the file again"
+        )
     return topology

@@ -61,7 +61,7 @@ class ZooWriter:
     def __enter__(self) -> ZooWriter:
         with disk_errors(self.path):
             # It has no name on the disk, so it goes with the process, however that ends.
-            self._spool: BinaryIO = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - closed in __exit__
+            self._spool: BinaryIO = tempfile.TemporaryFile(dir=self.path.parent)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -115,7 +115,9 @@ class ZooWriter:
         expected = {column.name for column in self.columns}
         if set(metadata) != expected:
             missing, unknown = sorted(expected - set(metadata)), sorted(set(metadata) - expected)
-            raise StoreFormatError(f"metadata has other columns than the zoo: missing {missing}, unknown {unknown}; expected {sorted(expected)}")
+            raise StoreFormatError(
+                f"metadata does not have the columns of the zoo: missing {missing}, unknown {unknown}; expected all"
+            )
         arrays = {name: np.asarray(values) for name, values in metadata.items()}
         for column in self.columns:
             array = arrays[column.name]
@@ -128,7 +130,8 @@ class ZooWriter:
         lengths = {name: len(part) for name, part in given.items()}
         wrong = [name for name, length in lengths.items() if length != lengths["ids"]]
         if wrong:
-            raise StoreFormatError(f"{wrong[0]} has {lengths[wrong[0]]} entries for {lengths['ids']} network ids; expected one a network")
+            got, expected = lengths[wrong[0]], lengths["ids"]
+            raise StoreFormatError(f"{wrong[0]!r} has {got} entries for {expected} network ids; expected one a network")
 
     def _check_ids(self, names: Sequence[str]) -> None:
         counts = Counter(names)
@@ -142,7 +145,7 @@ class ZooWriter:
         for name, topology in zip(names, topologies, strict=True):
             if rows.shape[1:] != (topology.num_values,):
                 raise StoreFormatError(
-                    f"network {name!r} has a value row of shape {rows.shape[1:]}; expected ({topology.num_values},) for its topology"
+                    f"network {name!r} has a value row of shape {rows.shape[1:]}; its topology expects ({topology.num_values},)"
                 )
         finite = np.isfinite(rows)
         if not finite.all():
@@ -194,7 +197,7 @@ class ZooWriter:
         write_array(file, "models/run_id", np.array(list(self._run_ids.values())))
         write_array(file, "models/topology", np.array([index[digest] for digest in self._digests], dtype="<i4"))
         write_array(file, "models/value_ptr", np.cumsum([0, *lengths], dtype="<i8"))
-        file.create_group("metadata")
+        file.create_group("metadata", track_order=True)
         for column in self.columns:
             dataset = write_array(file, f"metadata/{column.name}", np.concatenate(self._metadata[column.name]))
             dataset.attrs["role"], dataset.attrs["description"] = column.role, column.description
@@ -226,7 +229,7 @@ def _reserve_values(file: h5py.File, num_values: int) -> int:
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)
-    h5py.h5d.create(file.id, b"values", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((num_values,)), properties)
+    identifier = h5py.h5d.create(file.id, b"values", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((num_values,)), properties)
     file.flush()
-    file["values"][0] = 0
-    return file["values"].id.get_offset()
+    h5py.Dataset(identifier)[0] = 0
+    return identifier.get_offset()

@@ -73,6 +73,7 @@ _COLUMNS = (
     Column("val_accuracy", "measurement", "float", "fraction right on the validation images", low=0, high=1),
     Column("test_accuracy", "measurement", "float", "fraction right on the test images", low=0, high=1),
     Column("train_loss", "measurement", "float", "mean cross-entropy in nats on the run's own training images", low=0),
+    Column("val_loss", "measurement", "float", "mean cross-entropy in nats on the validation images", low=0),
     Column("test_loss", "measurement", "float", "mean cross-entropy in nats on the test images", low=0),
 )
 COLUMNS: Mapping[str, Column] = MappingProxyType({column.name: column for column in _COLUMNS})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 
@@ -20,7 +19,7 @@ class StackedDropout:
         dtype: Of the activations.
     """
 
-    def __init__(self, rates: Sequence[float], keys: torch.Tensor, dtype: torch.dtype):
+    def __init__(self, rates: Sequence[float], keys: torch.Tensor, *, dtype: torch.dtype):
         thresholds = [round(rate * 65536) - 32768 for rate in rates]
         self._thresholds = torch.tensor(thresholds, dtype=torch.int16, device=keys.device).unsqueeze(-1)
         self._scales = torch.tensor([1 / (1 - rate) for rate in rates], dtype=dtype, device=keys.device).unsqueeze(-1)
@@ -46,8 +45,3 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
         if factor is not None:
             bits *= factor - (1 << 32)
     return bits
-
-
-def dropout_keys(rng: np.random.Generator, num_steps: int, num_dropouts: int) -> np.ndarray:
-    """One network's keys, int32 ``[steps, dropouts]``."""
-    return rng.integers(-(1 << 31), 1 << 31, size=(num_steps, num_dropouts), dtype=np.int32)

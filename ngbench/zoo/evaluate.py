@@ -17,7 +17,7 @@ _IMAGES_A_CALL = 256
 
 
 def evaluate(
-    module: nn.Module, parameters: Mapping[str, np.ndarray], images: np.ndarray, *, labels: np.ndarray
+    module: nn.Module, parameters: Mapping[str, np.ndarray], *, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores networks on labelled images, without dropout.
 
@@ -31,13 +31,13 @@ def evaluate(
         Accuracy and mean cross-entropy in nats of each network, float64 ``[networks]``.
     """
     stacked = {path: torch.from_numpy(np.ascontiguousarray(values)) for path, values in parameters.items()}
-    right, losses = score(module, stacked, images, labels=labels)
+    right, losses = score(module, stacked, images=images, labels=labels)
     return right.mean(axis=1), losses.mean(axis=1)
 
 
 @torch.no_grad()
 def score(
-    module: nn.Module, parameters: Mapping[str, torch.Tensor], images: np.ndarray, *, labels: np.ndarray
+    module: nn.Module, parameters: Mapping[str, torch.Tensor], *, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each network is right on each image, and its cross-entropy there, float64 ``[networks, images]``."""
     weight = next(iter(parameters.values()))
@@ -48,7 +48,7 @@ def score(
     for first in range(0, num_networks, STACK_SIZE):
         networks = slice(first, first + STACK_SIZE)
         part = {path: values[networks] for path, values in parameters.items()}
-        count = len(next(iter(part.values())))
+        count = min(STACK_SIZE, num_networks - first)
         for start in range(0, len(images), _IMAGES_A_CALL):
             chosen = slice(start, start + _IMAGES_A_CALL)
             logits = stack(part, pixels[chosen].expand(count, *pixels[chosen].shape))

@@ -80,8 +80,8 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     """The 1,797 handwritten digits of 8 by 8 pixels that scikit-learn ships (test part of Alpaydin and Kaynak, UCI 1998)."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    return (digits.images[:, None] / 16).astype(np.float32), digits.target.astype(np.int64)
+    pixels, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
+    return (pixels.reshape(-1, 1, 8, 8) / 16).astype(np.float32), labels.astype(np.int64)
 
 
 corpora.register("digits", _digits)

@@ -71,6 +71,4 @@ def initialize(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, 
         All parameters flattened one after another, float64 ``[parameters]``.
     """
     draw = INITIALIZERS[kind]
-    return np.concatenate(
-        [np.zeros(shape) if len(shape) == 1 else scale * draw(rng, shape).ravel() for shape in shapes.values()]
-    )
+    return np.concatenate([np.zeros(shape) if len(shape) == 1 else scale * draw(rng, shape).ravel() for shape in shapes.values()])

@@ -98,10 +98,14 @@ class Recipe(BaseModel):
 def _check_cases(name: str, distribution: ByValue, given: Mapping[str, Distribution]) -> None:
     other = given.get(distribution.hyperparameter)
     if other is None or isinstance(other, ByValue):
-        raise ValueError(f"{name}: expected the name of another hyper-parameter of kind fixed or choice, got {distribution.hyperparameter!r}")
+        raise ValueError(
+            f"{name}: expected the name of another hyper-parameter of kind fixed or choice, got {distribution.hyperparameter!r}"
+        )
     values = {str(value) for value in other.extremes()}
     if set(distribution.cases) != values:
-        raise ValueError(f"{name}: expected a case for each {distribution.hyperparameter} {sorted(values)}, got {sorted(distribution.cases)}")
+        raise ValueError(
+            f"{name}: expected a case for each {distribution.hyperparameter} {sorted(values)}, got {sorted(distribution.cases)}"
+        )
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -139,10 +143,10 @@ def _parse(text: str, *, name_or_path: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"recipe file {name_or_path!r}: {describe(error)}") from error
+        raise RecipeError(f"recipe file {name_or_path!r}: {_describe(error)}") from error
 
 
-def describe(error: ValidationError) -> str:
+def _describe(error: ValidationError) -> str:
     """The first fault that pydantic found, as ``key: expected, got``, and how many more there are."""
     faults: list[Any] = error.errors(include_url=False)
     first = faults[0]

@@ -43,7 +43,7 @@ class StackedModule:
         for name, layer in self._layers:
             _check(name, layer)
 
-    def __call__(self, parameters: Parameters, images: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
+    def __call__(self, parameters: Parameters, images: torch.Tensor, *, drop: Drop | None = None) -> torch.Tensor:
         """Logits ``[networks, images, classes]``.
 
         Args:
@@ -103,7 +103,7 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, kernels: torch.Tensor, biases: torch.Tensor, bands: torch.Tensor, stride: tuple[int, int]
     ) -> torch.Tensor:
-        _taps(bands, kernels.shape[4], stride[1]).copy_(kernels.permute(0, 3, 4, 2, 1)[:, None])
+        _taps(bands, kernels.shape[4], stride=stride[1]).copy_(kernels.permute(0, 3, 4, 2, 1)[:, None])
         windows = hidden.unfold(2, kernels.shape[3], stride[0]).movedim(-1, 3)
         out_shape = (*windows.shape[:3], *bands.shape[4:])
         windows = windows.reshape(len(hidden), -1, bands[0, ..., 0, 0].numel())
@@ -118,7 +118,7 @@ class _Convolution(torch.autograd.Function):
         num_networks, num_images, out_height = gradient.shape[:3]
         flat = gradient.reshape(num_networks, num_images * out_height, -1)
         bands = torch.bmm(windows.mT, flat).view(ctx.bands.shape)
-        kernels = _taps(bands, ctx.kernel_width, ctx.stride[1]).sum(1).permute(0, 4, 3, 1, 2)
+        kernels = _taps(bands, ctx.kernel_width, stride=ctx.stride[1]).sum(1).permute(0, 4, 3, 1, 2)
         biases = flat.sum(1).view(num_networks, -1, gradient.shape[-1]).sum(1)
         if not ctx.needs_input_grad[0]:
             return None, kernels, biases, None, None
@@ -131,7 +131,7 @@ class _Convolution(torch.autograd.Function):
         return hidden, kernels, biases, None, None
 
 
-def _taps(bands: torch.Tensor, kernel_width: int, stride: int) -> torch.Tensor:
+def _taps(bands: torch.Tensor, kernel_width: int, *, stride: int) -> torch.Tensor:
     """The entries of banded matrices where kernels stand: a view ``[networks, out width, *kernel, sources, targets]``.
 
     One step along the output width is `stride` steps along the input width, hence the summed memory strides.
@@ -155,10 +155,14 @@ def _pair(sizes: Any) -> tuple[int, int]:
 def _check(name: str, layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d):
         if layer.groups != 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-            raise UnsupportedLayerError(f"{name}: a stacked Conv2d needs groups 1, dilation 1 and zero padding in numbers, got {layer}")
+            raise UnsupportedLayerError(
+                f"{name}: a stacked Conv2d needs groups 1, dilation 1 and zero padding in numbers, got {layer}"
+            )
     elif isinstance(layer, nn.AdaptiveAvgPool2d):
         if layer.output_size not in (1, (1, 1)):
-            raise UnsupportedLayerError(f"{name}: only global average pooling trains stacked, got output size {layer.output_size}")
+            raise UnsupportedLayerError(
+                f"{name}: only global average pooling trains stacked, got output size {layer.output_size}"
+            )
     elif not isinstance(layer, (nn.Linear, nn.Dropout, nn.Flatten, *_ELEMENTWISE)):
         known = ", ".join(kind.__name__ for kind in (nn.Conv2d, nn.Linear, nn.Dropout, nn.Flatten, *_ELEMENTWISE))
         raise UnsupportedLayerError(f"{name}: {type(layer).__name__} has no stacked form; supported: {known}, AdaptiveAvgPool2d")

@@ -1,4 +1,4 @@
-"""Trains thousands of networks at once: stacks of networks share every matrix product, and each run is as if trained alone."""
+"""Trains thousands of networks at once: stacks of networks share every matrix product, and each comes out as if trained alone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ngbench.errors import ImagesError, TrainingError
 from ngbench.progress import Progress, silent
 from ngbench.zoo.architectures import Cnn, build
 from ngbench.zoo.columns import COLUMNS, columns_of
-from ngbench.zoo.dropout import StackedDropout, dropout_keys
+from ngbench.zoo.dropout import StackedDropout
 from ngbench.zoo.evaluate import STACK_SIZE, round_to_16_bits, score
 from ngbench.zoo.images import ImageSplits, load_images
-from ngbench.zoo.initializers import initialize
 from ngbench.zoo.optimizers import StackedOptimizer
 from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.run import Run
 from ngbench.zoo.stack import StackedModule, parameter_shapes, unflatten
 
-_INITIAL_WEIGHTS, _BATCH_ORDER, _DROPOUT = 1, 2, 3
 _STEPS_A_REPORT = 25
+_DTYPES = {"int": np.int64, "float": np.float64, "str": np.str_}
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class TrainedNetworks:
     """Networks of one architecture after training, in the order of their run indices.
 
     Args:
-        architecture: What all of them are built as, apart from the activation.
+        architecture: What all of them are built as; the activation of each is the metadata column ``activation``.
         parameters: float32 ``[networks, *shape]`` by state-dict path.
-        metadata: One value a network by column name, ``[networks]``; `columns.COLUMNS` describes the columns.
+        metadata: ``[networks]`` by column name; `ngbench.zoo.columns.COLUMNS` describes the columns.
         diverged: Run id and reason of each run that gave no finite network; these have no row.
 
     Raises:
@@ -49,7 +49,7 @@ class TrainedNetworks:
     def __post_init__(self):
         lengths = {name: len(array) for name, array in {**self.parameters, **self.metadata}.items()}
         if len(set(lengths.values())) > 1:
-            raise TrainingError(f"parameters and metadata need one row a network, got {lengths}")
+            raise TrainingError(f"parameters and metadata need one row a network each, got {lengths}; cut them alike")
 
     def __len__(self) -> int:
         return len(self.metadata["run_id"])
@@ -59,56 +59,6 @@ class TrainedNetworks:
         module = build(self.architecture, str(self.metadata["activation"][row]), dropout=float(self.metadata["dropout"][row]))
         module.load_state_dict({path: torch.tensor(values[row]) for path, values in self.parameters.items()})
         return module.eval()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run before it starts.
-
-    Args:
-        run_id: Its name.
-        index: Its number in the recipe.
-        seed: Of its own random draws.
-        hyperparameters: By column name.
-        num_train: Images that it trains on.
-        num_steps: Optimisation steps that it takes.
-    """
-
-    run_id: str
-    index: int
-    seed: int
-    hyperparameters: Mapping[str, Any]
-    num_train: int
-    num_steps: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, index: int) -> Run:
-        """Plans a run of a recipe."""
-        sample: dict[str, Any] = recipe.sample(index)
-        num_train = max(1, round(sample["train_share"] * recipe.images.num_train))
-        num_steps = max(1, round(sample["epochs"] * num_train / sample["batch_size"]))
-        return cls(recipe.run_id(index), index, recipe.run_seed(index), sample, num_train, num_steps)
-
-    def initial_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-        """Flat float64 ``[parameters]``."""
-        kind, scale = self.hyperparameters["initializer"], self.hyperparameters["init_scale"]
-        return initialize(shapes, np.random.default_rng([self.seed, _INITIAL_WEIGHTS]), kind=kind, scale=scale)
-
-    def train_rows(self, num_images: int) -> np.ndarray:
-        """Which of the recipe's training images the run sees, ``[num_train]``."""
-        return np.random.default_rng([self.seed, _BATCH_ORDER]).permutation(num_images)[: self.num_train]
-
-    def batches(self, num_images: int) -> np.ndarray:
-        """Training images of each step ``[num_steps, batch_size]``: one random order an epoch, cut without regard to its end."""
-        rng = np.random.default_rng([self.seed, _BATCH_ORDER])
-        rows = rng.permutation(num_images)[: self.num_train]
-        wanted = self.num_steps * self.hyperparameters["batch_size"]
-        order = np.concatenate([rng.permutation(rows) for _ in range(-(-wanted // self.num_train))])
-        return order[:wanted].reshape(self.num_steps, -1)
-
-    def dropout_keys(self, num_steps: int, num_dropouts: int) -> np.ndarray:
-        """int32 ``[num_steps, num_dropouts]``."""
-        return dropout_keys(np.random.default_rng([self.seed, _DROPOUT]), num_steps, num_dropouts)
 
 
 def train(
@@ -121,139 +71,146 @@ def train(
 ) -> TrainedNetworks:
     """Trains runs of a recipe, rounds their weights, then measures them.
 
-    A run's network does not depend on which others are trained with it, bit for bit on one machine with one build of torch.
+    A network does not depend on which others are trained in the same call. On the CPU that holds bit for bit, as far as the
+    matrix library multiplies each matrix of a batch in the same way whatever the batch's size.
 
     Args:
         recipe: What to train.
-        run_indices: Which of its runs, without repeats.
+        run_indices: Which of its runs, none twice.
         progress: Told the steps done and to do, summed over networks.
         device: A torch device.
-        dtype: Type of all arithmetic; also of the parameters returned.
+        dtype: Of all arithmetic, and of the parameters returned.
 
     Raises:
         RecipeError: The recipe has no such run.
-        TrainingError: A run index stands twice, or no run is named.
+        TrainingError: No run is named, or one twice.
         ImagesError: The images have another shape than the architecture takes.
     """
     indices = sorted(run_indices)
     if not indices or len(set(indices)) != len(indices):
-        raise TrainingError(f"expected at least one run index and none twice, got {list(run_indices)[:20]}")
+        raise TrainingError(f"expected at least one run index and none twice, got {list(run_indices)[:20]}; name each run once")
     runs = [Run.of(recipe, index) for index in indices]
     images = load_images(recipe.images)
     if images.train_images.shape[1:] != recipe.architecture.input_shape:
         raise ImagesError(
-            f"recipe {recipe.name!r}: corpus {recipe.images.corpus!r} has images of shape {images.train_images.shape[1:]}, "
+            f"recipe {recipe.name!r}: corpus {recipe.images.corpus!r} has images of shape {images.train_images.shape[1:]}, but "
             f"the architecture takes {recipe.architecture.input_shape}; change input_shape or the corpus"
         )
     total, done = sum(run.num_steps for run in runs), 0
-    shapes = parameter_shapes(build(recipe.architecture, "relu"))
     weights: dict[int, torch.Tensor] = {}
     for stack in _stacks(runs):
-        trainer = _Trainer(recipe, stack, images, device=device, dtype=dtype)
+        trainer = _StackTrainer(recipe, stack, images=images, device=device, dtype=dtype)
         for steps in trainer.run():
             done += steps
-            progress(done, total, f"{stack[0].hyperparameters['activation']} × {len(stack)}")
-        weights |= dict(zip([run.index for run in stack], trainer.weights, strict=True))
+            progress(done, total, f"{len(stack)} {stack[0].hyperparameters['activation']} networks")
+        weights.update(zip([run.index for run in stack], trainer.weights, strict=True))
     final = round_to_16_bits(torch.stack([weights[index] for index in indices]), recipe.rounding)
-    return _measured(recipe, runs, final, shapes=shapes, images=images)
+    return _trained(recipe, runs, weights=final, images=images)
 
 
 def _stacks(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Groups of runs that can share their matrix products, longest first within each."""
+    """Runs that can share their matrix products, the longest first, so that those still training are always the first rows."""
     groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.hyperparameters["activation"], run.hyperparameters["batch_size"]].append(run)
     for group in groups.values():
-        group.sort(key=lambda run: -run.num_steps)
-        num_stacks = -(-len(group) // STACK_SIZE)
-        for part in np.array_split(np.arange(len(group)), num_stacks):
-            yield [group[index] for index in part]
+        group.sort(key=lambda run: run.num_steps, reverse=True)
+        for places in np.array_split(np.arange(len(group)), -(-len(group) // STACK_SIZE)):
+            yield [group[place] for place in places]
 
 
-class _Trainer:
-    """Trains one stack of runs, given longest first, so that those still training are always the first rows."""
+class _StackTrainer:
+    """Trains one stack of runs, given longest first; `weights` ``[networks, parameters]`` hold them as they are."""
 
-    def __init__(self, recipe: Recipe, runs: Sequence[Run], images: ImageSplits, *, device: str, dtype: torch.dtype):
+    def __init__(self, recipe: Recipe, runs: Sequence[Run], *, images: ImageSplits, device: str, dtype: torch.dtype):
         module = build(recipe.architecture, runs[0].hyperparameters["activation"])
-        num_images, num_steps = recipe.images.num_train, runs[0].num_steps
         num_dropouts = sum(isinstance(layer, nn.Dropout) for layer in module.modules())
-        batches = np.zeros((num_steps, len(runs), runs[0].hyperparameters["batch_size"]), dtype=np.int64)
-        keys = np.zeros((len(runs), num_steps, num_dropouts), dtype=np.int32)
+        self._num_steps = np.array([run.num_steps for run in runs])
+        batches = np.zeros((self._num_steps[0], len(runs), runs[0].hyperparameters["batch_size"]), dtype=np.int64)
+        keys = np.zeros((len(runs), self._num_steps[0], num_dropouts), dtype=np.int32)
         for row, run in enumerate(runs):
-            batches[: run.num_steps, row] = run.batches(num_images)
-            keys[row, : run.num_steps] = run.dropout_keys(run.num_steps, num_dropouts)
-        self._batches = torch.from_numpy(batches).to(device)
+            batches[: run.num_steps, row] = run.batches(recipe.images.num_train)
+            keys[row, : run.num_steps] = run.dropout_keys(num_dropouts)
+        self._batches, keys = torch.from_numpy(batches).to(device), torch.from_numpy(keys).to(device)
         self._images = torch.from_numpy(images.train_images).to(device, dtype)
         self._labels = torch.from_numpy(images.train_labels).to(device)
         self._module = StackedModule(module, len(runs))
         initial = np.stack([run.initial_weights(self._module.shapes) for run in runs])
         self.weights = torch.from_numpy(initial).to(device, dtype)
         hyperparameters = [run.hyperparameters for run in runs]
-        self._steps = np.array([run.num_steps for run in runs])
-        self._optimizer = StackedOptimizer(hyperparameters, self._steps.tolist(), weights=self.weights)
-        self._drop = StackedDropout([h["dropout"] for h in hyperparameters], torch.from_numpy(keys).to(device), dtype)
+        self._optimizer = StackedOptimizer(hyperparameters, self._num_steps.tolist(), weights=self.weights)
+        self._drop = StackedDropout([each["dropout"] for each in hyperparameters], keys, dtype=dtype)
 
     def run(self) -> Iterator[int]:
-        """Trains to the end; yields the network-steps done since the last yield."""
-        done = 0
-        for step in range(self._steps[0]):
-            active = int((self._steps > step).sum())
-            self._step(step, active)
-            done += active
-            if (step + 1) % _STEPS_A_REPORT == 0 or step + 1 == self._steps[0]:
-                yield done
-                done = 0
+        """Trains to the end; yields the steps taken since the last yield, summed over networks."""
+        taken = 0
+        for step in range(self._num_steps[0]):
+            num_active = int((self._num_steps > step).sum())
+            self._step(step, num_active)
+            taken += num_active
+            if (step + 1) % _STEPS_A_REPORT == 0 or step + 1 == self._num_steps[0]:
+                yield taken
+                taken = 0
 
-    def _step(self, step: int, active: int) -> None:
+    def _step(self, step: int, num_active: int) -> None:
         self._drop.step = step
-        rows = self._batches[step, :active]
-        leaves = {
-            path: values.detach().requires_grad_() for path, values in unflatten(self.weights[:active], self._module.shapes).items()
-        }
-        logits = self._module(leaves, self._images[rows], self._drop)
+        rows = self._batches[step, :num_active]
+        views = unflatten(self.weights[:num_active], self._module.shapes)
+        parameters = {path: values.detach().requires_grad_() for path, values in views.items()}
+        logits = self._module(parameters, self._images[rows], drop=self._drop)
         losses = nn.functional.cross_entropy(logits.flatten(0, 1), self._labels[rows].flatten(), reduction="sum")
-        gradients = torch.autograd.grad(losses / rows.shape[1], list(leaves.values()))
+        # each network has its own parameters, so that the gradient of the sum over networks is each one's own
+        gradients = torch.autograd.grad(losses / rows.shape[1], list(parameters.values()))
         self._optimizer.step(step, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1))
 
 
-def _measured(
-    recipe: Recipe, runs: Sequence[Run], weights: torch.Tensor, *, shapes: Mapping[str, tuple[int, ...]], images: ImageSplits
-) -> TrainedNetworks:
-    measured = _measure(recipe, runs, weights, images=images)
-    finite = torch.isfinite(weights).all(dim=1).cpu().numpy() & np.isfinite(measured["train_loss"] + measured["test_loss"])
+def _trained(recipe: Recipe, runs: Sequence[Run], *, weights: torch.Tensor, images: ImageSplits) -> TrainedNetworks:
+    """Measures the networks and sets aside those that are not finite."""
+    measured = _measure(recipe, runs, weights=weights, images=images)
+    finite_weights = torch.isfinite(weights).all(dim=1).cpu().numpy()
+    kept = finite_weights & np.isfinite([measured[name] for name in measured]).all(axis=0)
     diverged = tuple(
-        (run.run_id, f"{'weights' if not torch.isfinite(row).all() else 'losses'} are not finite after {run.num_steps} steps of "
-         f"{run.hyperparameters['optimizer']} at learning rate {run.hyperparameters['learning_rate']:.3g}")
-        for run, row, kept in zip(runs, weights, finite, strict=True)
-        if not kept
+        (
+            run.run_id,
+            f"{'losses' if finite else 'weights'} are not finite after {run.num_steps} steps of "
+            f"{run.hyperparameters['optimizer']} with learning rate {run.hyperparameters['learning_rate']:.3g}",
+        )
+        for run, finite, keep in zip(runs, finite_weights, kept, strict=True)
+        if not keep
     )
-    known: dict[str, list[Any]] = {name: [run.hyperparameters[name] for run in runs] for name in columns_of("hyperparameter")}
-    known |= {"run_id": [run.run_id for run in runs], "run_index": [run.index for run in runs], "seed": [run.seed for run in runs]}
-    dtypes = {"int": np.int64, "float": np.float64, "str": np.str_}
-    metadata = {name: np.array(known.get(name, measured.get(name)), dtype=dtypes[column.dtype]) for name, column in COLUMNS.items()}
-    parameters = {path: values.cpu().numpy()[finite] for path, values in unflatten(weights, shapes).items()}
+    columns: dict[str, Any] = {name: [run.hyperparameters[name] for run in runs] for name in columns_of("hyperparameter")}
+    columns |= {
+        "run_id": [run.run_id for run in runs],
+        "run_index": [run.index for run in runs],
+        "seed": [run.seed for run in runs],
+    }
+    columns |= measured
+    shapes = parameter_shapes(build(recipe.architecture, runs[0].hyperparameters["activation"]))
     return TrainedNetworks(
-        recipe.architecture, parameters, {name: values[finite] for name, values in metadata.items()}, diverged
+        architecture=recipe.architecture,
+        parameters={path: values.cpu().numpy()[kept] for path, values in unflatten(weights, shapes).items()},
+        metadata={name: np.array(columns[name], dtype=_DTYPES[column.dtype])[kept] for name, column in COLUMNS.items()},
+        diverged=diverged,
     )
 
 
-def _measure(recipe: Recipe, runs: Sequence[Run], weights: torch.Tensor, *, images: ImageSplits) -> dict[str, np.ndarray]:
-    """Measurement columns of all runs; a network whose outputs are not finite has losses that are not."""
+def _measure(recipe: Recipe, runs: Sequence[Run], *, weights: torch.Tensor, images: ImageSplits) -> dict[str, np.ndarray]:
+    """The measurement columns, float64 ``[networks]``."""
     measured = {name: np.zeros(len(runs)) for name in columns_of("measurement")}
     activations = np.array([run.hyperparameters["activation"] for run in runs])
-    for activation in np.unique(activations):
-        rows = np.flatnonzero(activations == activation)
-        module = build(recipe.architecture, str(activation))
-        parameters = unflatten(weights[torch.from_numpy(rows)], parameter_shapes(module))
-        for split, pixels, labels in (
-            ("train", images.train_images, images.train_labels),
-            ("val", images.val_images, images.val_labels),
-            ("test", images.test_images, images.test_labels),
-        ):
-            right, losses = score(module, parameters, pixels, labels=labels)
-            for place, row in enumerate(rows):
-                seen = runs[row].train_rows(len(labels)) if split == "train" else slice(None)
-                measured[f"{split}_accuracy"][row] = right[place, seen].mean()
-                if split != "val":
-                    measured[f"{split}_loss"][row] = losses[place, seen].mean()
+    splits = {
+        "train": (images.train_images, images.train_labels),
+        "val": (images.val_images, images.val_labels),
+        "test": (images.test_images, images.test_labels),
+    }
+    for activation in np.unique(activations).tolist():
+        module = build(recipe.architecture, activation)
+        networks = np.flatnonzero(activations == activation).tolist()
+        parameters = unflatten(weights[networks], parameter_shapes(module))
+        for split, (pixels, labels) in splits.items():
+            right, losses = score(module, parameters, images=pixels, labels=labels)
+            for row, network in enumerate(networks):
+                seen = runs[network].train_rows(len(labels)) if split == "train" else slice(None)
+                measured[f"{split}_accuracy"][network] = right[row, seen].mean()
+                measured[f"{split}_loss"][network] = losses[row, seen].mean()
     return measured

@@ -107,14 +107,18 @@ def test_the_order_of_columns_does_not_matter_when_predicting(splits):
 def test_networks_without_recipe_columns_are_refused_when_fitting(splits):
     train, val, _ = splits
     bare = replace(train, hyperparameters={})
-    with pytest.raises(MethodError, match="'hyperparameters' got 83 networks without recipe columns; expected a zoo that has them"):
+    with pytest.raises(
+        MethodError, match="'hyperparameters' got 83 networks without recipe columns; expected a zoo that has them"
+    ):
         Hyperparameters().fit(PROBLEM, bare, val, context())
 
 
 def test_networks_that_lack_a_fitted_column_are_refused_with_its_name(splits):
     test = splits[2]
     bare = GraphDataset(test.ids, test.bundles, None, {"activation": test.hyperparameters["activation"]})
-    with pytest.raises(MethodError, match="fitted on columns activation, init_scale, of which the networks lack init_scale; expected"):
+    with pytest.raises(
+        MethodError, match="fitted on columns activation, init_scale, of which the networks lack init_scale; expected"
+    ):
         fitted(splits).predict(bare)
 
 

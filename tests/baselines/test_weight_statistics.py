@@ -78,7 +78,10 @@ def test_the_only_layer_of_a_network_is_its_last():
 
 
 def test_what_a_network_lacks_is_missing_and_nothing_else():
-    graphs = [*fake_graphs([mlp_topology((9, 8, 5))], num_graphs=1), *fake_graphs([cnn_topology((1, 7, 4), num_classes=5)], num_graphs=1)]
+    graphs = [
+        *fake_graphs([mlp_topology((9, 8, 5))], num_graphs=1),
+        *fake_graphs([cnn_topology((1, 7, 4), num_classes=5)], num_graphs=1),
+    ]
     layers = [(-2, "weight"), (-1, "weight"), (1, "weight")]
     missing = np.isnan(statistics(GraphDataset.from_graphs(graphs), layers)).reshape(2, len(layers), NUM_STATISTICS)
     np.testing.assert_array_equal(missing.all(axis=2), [[True, False, False], [False, False, False]])

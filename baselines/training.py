@@ -1,0 +1,235 @@
+"""The one training loop: every module that takes a `GraphBatch` and gives ``[graphs, 1]`` is trained and selected alike."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import hashlib
+import math
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ngbench.errors import ConfigError, TrainingError
+from ngbench.loading import GraphDataset
+from ngbench.methods import Problem, RunContext
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a module is trained; the `Config` of a method adds the options of its module.
+
+    Args:
+        epochs: Passes over the training networks, as far as the budget of the run allows.
+        batch_size: Networks in a step.
+        learning_rate: Largest rate, reached after the warm-up; from there it falls to zero along a cosine.
+        warmup: Share of all steps in which the rate rises, linearly.
+        weight_decay: Decoupled weight decay (AdamW; Loshchilov and Hutter, ICLR 2019), of matrices only.
+        clip_norm: Largest norm of a gradient.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup is {self.warmup!r}; expected a share of all steps, at least 0 and below 1")
+
+    def rate(self, progress: float) -> float:
+        """Learning rate when a share of all steps is done."""
+        if progress < self.warmup:
+            return self.learning_rate * progress / self.warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+
+
+def train(
+    module: nn.Module, *, settings: Training, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext
+) -> None:
+    """Trains a module and leaves in it the weights of the epoch with the best validation metric.
+
+    The loss is the cross-entropy of the targets as shares of the problem's bounds, so that no prediction can leave them.
+    What is drawn at random depends on seed and epoch only. With a checkpoint path the state is kept after each epoch, and a
+    fit that finds one goes on from there, to the same weights as if it had never stopped.
+
+    Args:
+        module: Takes a `GraphBatch`, gives ``[graphs, 1]``.
+        settings: How to train, with the options of the module, by which a checkpoint is recognised.
+        problem: What the targets are, and the metric that selects.
+        train: Networks to learn from, with targets.
+        val: Networks to select by, with targets.
+        context: Seed, budget, device, checkpoint path and progress.
+
+    Raises:
+        TrainingError: The loss is not finite, or the checkpoint cannot be read or is of another run.
+    """
+    keep_memory()
+    module.to(context.device)
+    epochs = min(settings.epochs, context.budget.max_epochs)
+    state = TrainingState(module, settings, run=f"{settings}, seed {context.seed}, {epochs} epochs, {len(train)} networks")
+    state.load(context.checkpoint_path)
+    for epoch in range(state.epoch, epochs):
+        with seeded(context.seed, epoch):
+            _train_epoch(state, problem, train, context=context, epochs=epochs)
+        score = float(problem.metric(predict(module, val, problem=problem), val.targets))
+        state.finish_epoch(score, better=state.best is None or (score > state.best) == problem.higher_is_better)
+        state.save(context.checkpoint_path)
+        context.progress(state.epoch * len(train), epochs * len(train), state.text)
+    module.load_state_dict(state.best_weights)
+
+
+def _train_epoch(state: TrainingState, problem: Problem, train: GraphDataset, *, context: RunContext, epochs: int) -> None:
+    """One pass over the training networks in random order."""
+    settings, module = state.settings, state.module
+    low, high = problem.bounds
+    targets = torch.as_tensor((np.asarray(train.targets) - low) / (high - low), dtype=torch.float32, device=context.device)
+    done, total = state.epoch * len(train), epochs * len(train)
+    module.train()
+    for positions, batch in train.batches(settings.batch_size, rng=np.random.default_rng([context.seed, state.epoch])):
+        rate = settings.rate((done + len(positions)) / total)
+        logits = module(batch.to(context.device)).squeeze(1)
+        loss = functional.binary_cross_entropy_with_logits(logits, targets[positions])
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss is {loss.item()} in epoch {state.epoch + 1} of {epochs} at learning rate {rate:.2g}; "
+                f"expected a finite number: set a learning_rate below {settings.learning_rate:g}"
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+        state.step(rate)
+        done += len(positions)
+        context.progress(done, total, state.text)
+
+
+class TrainingState:
+    """All that a fit needs to go on: weights, optimizer, epochs done, and the best weights so far.
+
+    Args:
+        module: What is trained.
+        settings: How.
+        run: Says which run this is.
+    """
+
+    def __init__(self, module: nn.Module, settings: Training, *, run: str):
+        self.module, self.settings, self.run = module, settings, run
+        matrices = [parameter for parameter in module.parameters() if parameter.dim() > 1]
+        vectors = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
+        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+        self.epoch = 0
+        self.score: float | None = None
+        self.best: float | None = None
+        self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def text(self) -> str:
+        """What there is to say of the last epoch."""
+        return "" if self.score is None else f"val τ {self.score:.3f}"
+
+    def step(self, rate: float) -> None:
+        """One step of the optimizer at a learning rate, after which the gradients are gone."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def finish_epoch(self, score: float, *, better: bool) -> None:
+        """Counts an epoch, and keeps its weights where they are the best so far."""
+        self.epoch, self.score = self.epoch + 1, score
+        if better:
+            self.best, self.best_weights = score, copy.deepcopy(self.module.state_dict())
+
+    def save(self, path: Path | None) -> None:
+        """Writes the state, whole or not at all."""
+        if path is None:
+            return
+        fields = {name: getattr(self, name) for name in ("run", "epoch", "score", "best", "best_weights")}
+        partial = path.with_name(path.name + ".partial")
+        torch.save({**fields, "weights": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path | None) -> None:
+        """Takes over what `save` wrote, if there is anything.
+
+        Raises:
+            TrainingError: The file cannot be read, or is of another run.
+        """
+        if path is None or not path.exists():
+            return
+        try:
+            saved = torch.load(path, map_location=next(self.module.parameters()).device, weights_only=True)
+            run = saved["run"]
+        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise TrainingError(f"checkpoint {path} cannot be read ({error}); remove it to start again") from error
+        if run != self.run:
+            raise TrainingError(f"checkpoint {path} is of the run {run!r}; expected {self.run!r}: remove it or use another folder")
+        self.module.load_state_dict(saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name in ("epoch", "score", "best", "best_weights"):
+            setattr(self, name, saved[name])
+
+
+PREDICTION_BATCH = 256
+
+
+@torch.no_grad()
+def predict(module: nn.Module, networks: GraphDataset, *, problem: Problem) -> np.ndarray:
+    """Predictions of a module for networks, float64 ``[graphs]``, within the bounds of the problem."""
+    module.eval()
+    parameter = next(module.parameters())
+    low, high = problem.bounds
+    predictions = np.empty(len(networks))
+    for positions, batch in networks.batches(PREDICTION_BATCH):
+        shares = torch.sigmoid(module(batch.to(parameter.device, parameter.dtype)).squeeze(1))
+        predictions[positions] = low + (high - low) * shares.double().cpu().numpy()
+    return predictions
+
+
+def in_float64(module: nn.Module) -> nn.Module:
+    """A copy that computes in float64, so that rounding cannot tell networks apart that are permutations of one another."""
+    return copy.deepcopy(module).double().eval()
+
+
+@contextlib.contextmanager
+def seeded(*parts: int) -> Iterator[None]:
+    """Inside, what torch draws depends on the parts alone; afterwards it goes on as before."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    with torch.random.fork_rng():
+        torch.manual_seed(int.from_bytes(digest[:8], "little"))
+        yield
+
+
+@cache
+def keep_memory() -> bool:
+    """Keeps glibc from returning freed memory to the system for the rest of the process; says whether that was possible.
+
+    A training step frees and takes the same large blocks again. By default each comes from mmap, and its pages are cleared
+    anew at every step, which costs more than the arithmetic.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another libc
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _MOST_BYTES))
+
+
+# Parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _MOST_BYTES = -1, -4, 2**31 - 1

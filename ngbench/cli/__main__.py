@@ -1,0 +1,5 @@
+"""``python -m ngbench.cli``."""
+
+from ngbench.cli import main
+
+main()

@@ -1,0 +1,208 @@
+"""Speed of ngbench on this machine: one record for each benchmark, and the function that runs them."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ngbench.graph import NeuralGraph, restore, trace
+from ngbench.methods import Budget, RunContext, make_method, methods
+from ngbench.progress import Progress, silent
+from ngbench.registry import Registry
+from ngbench.store import open_zoo
+from ngbench.testing import PROBLEM, cnn_topology, fake_dataset, fake_graphs
+
+Unit = Literal["networks/s", "batches/s", "ms", "s"]
+
+DIGITS_CNN = cnn_topology((1, 8, 8, 8), num_classes=10)
+"""The architecture of the zoo `digits-cnn`: 1,338 parameters."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed, everything that it needs made beforehand.
+
+    Args:
+        run: Called once for each measurement.
+        amount: How many networks or batches one call handles.
+    """
+
+    run: Callable[[], object]
+    amount: int = 1
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Args:
+        name: As it is typed.
+        what: What is measured, in one line.
+        unit: Rates count the amount of the workload, times one call.
+        target: Least rate or longest time aimed at on two cores; None where there is no aim.
+        prepare: Makes the workload for about so many networks.
+        method: Registered method that it needs; without it the benchmark is left out.
+    """
+
+    name: str
+    what: str
+    unit: Unit
+    target: float | None
+    prepare: Callable[[int], Workload]
+    method: str | None = None
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether more is better."""
+        return self.unit.endswith("/s")
+
+    def value(self, duration_s: float, amount: int) -> float:
+        """A duration in the benchmark's unit."""
+        return amount / duration_s if self.is_rate else duration_s * (1000 if self.unit == "ms" else 1)
+
+    def meets(self, value: float) -> bool | None:
+        """Whether a value reaches the target; None where there is none."""
+        if self.target is None:
+            return None
+        return value >= self.target if self.is_rate else value <= self.target
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a benchmark measured.
+
+    Args:
+        name: Of the benchmark.
+        what: Of the benchmark.
+        value: Median over the repeats, in `unit`.
+        unit: Of value, target and spread.
+        target: The aim in words, empty where there is none.
+        met: Whether the median reaches it; None where there is none.
+        repeats: Number of measurements after the warm-up.
+        spread: Least and largest value.
+    """
+
+    name: str
+    what: str
+    value: float
+    unit: Unit
+    target: str
+    met: bool | None
+    repeats: int
+    spread: str
+
+
+def run_benchmarks(
+    names: Sequence[str] | None = None, progress: Progress = silent, *, num_networks: int = 1000, repeats: int = 7
+) -> list[BenchmarkResult]:
+    """Runs benchmarks one after the other.
+
+    Args:
+        names: Which; None for all whose method is installed.
+        progress: Called after each.
+        num_networks: Size of the workloads.
+        repeats: Measurements of each, after one that is not counted.
+
+    Raises:
+        UnknownNameError: No such benchmark, or the method of one asked for by name is not registered.
+    """
+    if names is None:
+        chosen = [benchmark for benchmark in BENCHMARKS.values() if benchmark.method is None or benchmark.method in methods]
+    else:
+        chosen = [BENCHMARKS[name] for name in names]
+    results = []
+    for done, benchmark in enumerate(chosen):
+        progress(done, len(chosen), benchmark.name)
+        results.append(_measure(benchmark, num_networks, repeats))
+    progress(len(chosen), len(chosen), "")
+    return results
+
+
+def _measure(benchmark: Benchmark, num_networks: int, repeats: int) -> BenchmarkResult:
+    workload = benchmark.prepare(num_networks)
+    workload.run()
+    values = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        workload.run()
+        values.append(benchmark.value(time.perf_counter() - start, workload.amount))
+    median = statistics.median(values)
+    limit = "at least" if benchmark.is_rate else "at most"
+    return BenchmarkResult(
+        name=benchmark.name,
+        what=benchmark.what,
+        value=median,
+        unit=benchmark.unit,
+        target="" if benchmark.target is None else f"{limit} {benchmark.target:,g} {benchmark.unit}",
+        met=benchmark.meets(median),
+        repeats=repeats,
+        spread=f"{_number(min(values))} to {_number(max(values))}",
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _graphs(num_networks: int) -> Workload:
+    graphs = fake_graphs([DIGITS_CNN], num_graphs=num_networks)
+    state_dicts = [{path: values.clone() for path, values in restore(graph).items()} for graph in graphs]
+    return Workload(lambda: [NeuralGraph.from_state_dict(DIGITS_CNN, state_dict) for state_dict in state_dicts], num_networks)
+
+
+def _trace(num_networks: int) -> Workload:
+    nn = torch.nn
+    convolutions = [layer for sources in (1, 8, 8) for layer in (nn.Conv2d(sources, 8, 3, padding=1), nn.ReLU())]
+    module = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    image = torch.zeros(1, 1, 8, 8)
+    return Workload(lambda: trace(module, image))
+
+
+def _zoo(num_networks: int) -> Workload:
+    zoo = open_zoo("digits-cnn")
+    rows = np.random.default_rng(0).permutation(len(zoo))[:num_networks]
+    return Workload(lambda: zoo[rows])
+
+
+def _scramble(num_networks: int) -> Workload:
+    dataset = fake_dataset([DIGITS_CNN], num_graphs=num_networks)
+    return Workload(lambda: dataset.scrambled(salt="bench"))
+
+
+def _batches(num_networks: int) -> Workload:
+    dataset, size = fake_dataset([DIGITS_CNN], num_graphs=num_networks), 64
+    num_batches = len(list(dataset.batches(size)))
+    return Workload(lambda: list(dataset.batches(size, rng=np.random.default_rng(0))), num_batches)
+
+
+def _help(num_networks: int) -> Workload:
+    command = [sys.executable, "-c", "from ngbench.cli import main; main(['--help'])"]
+    return Workload(lambda: subprocess.run(command, capture_output=True, check=True))
+
+
+def _training(num_networks: int) -> Workload:
+    """One epoch of a fit, its steps and the set-up of the method; validation is on a few networks only."""
+    train, val = fake_dataset([DIGITS_CNN], num_graphs=num_networks), fake_dataset([DIGITS_CNN], num_graphs=8, seed=1)
+    context = RunContext(seed=0, budget=Budget(max_epochs=1, num_candidates=1))
+    return Workload(lambda: make_method("ng-gnn").fit(PROBLEM, train, val, context), num_networks)
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
+for _benchmark in (
+    Benchmark("graphs", "build neural graphs from state dicts of one architecture", "networks/s", 20_000, _graphs),
+    Benchmark("zoo", "zoo[rows] of 1,000 networks of digits-cnn", "ms", 50, _zoo),
+    Benchmark("help", "ngbench --help in a fresh process", "s", 0.5, _help),
+    Benchmark("trace", "trace a CNN of three convolutions and a head", "ms", None, _trace),
+    Benchmark("scramble", "replace 1,000 networks by random equivalents", "ms", None, _scramble),
+    Benchmark("batches", "draw shuffled batches of 64 networks", "batches/s", None, _batches),
+    Benchmark("training", "fit ng-gnn for one epoch of 1,000 networks", "networks/s", None, _training, method="ng-gnn"),
+):
+    BENCHMARKS.register(_benchmark.name, _benchmark)

@@ -1,0 +1,118 @@
+"""From a recipe to a zoo file: trains part by part, keeps each finished part, and packs them in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ngbench.errors import RecipeError, TrainingError
+from ngbench.graph import Topology, trace
+from ngbench.graph.layout import pack
+from ngbench.progress import Progress, silent
+from ngbench.store.reader import Zoo
+from ngbench.store.schema import ZooInfo
+from ngbench.store.shards import Shards
+from ngbench.store.writer import ZooWriter
+from ngbench.zoo.architectures import build, example_input
+from ngbench.zoo.columns import COLUMNS
+from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.run import Run
+from ngbench.zoo.train import train
+
+
+def generate(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    shard_size: int = 256,
+    progress: Progress = silent,
+    device: str = "cpu",
+    limit: int | None = None,
+) -> Zoo:
+    """Trains all runs of a recipe and writes them to a zoo file.
+
+    Parts stand in ``<out>.parts`` until the file is complete. Stopped at any moment and called again, it goes on after
+    the last finished part, and the file is the same, byte for byte, as if it had never been stopped. Where the file
+    already stands, it is opened.
+
+    Args:
+        recipe: What to train.
+        out: The zoo file to write.
+        shard_size: Runs a part; what is lost at most when it is stopped.
+        progress: Told the optimisation steps done and to do, summed over networks.
+        device: A torch device.
+        limit: Train only the first runs of the recipe, as many as this.
+
+    Raises:
+        RecipeError: The limit or shard size is below 1, the file is of another recipe, or its parts are.
+        TrainingError: No run gave a finite network.
+        StoreFormatError: A part cannot be read, or the disk is full.
+    """
+    path = Path(out)
+    for name, number in (("limit", limit), ("shard_size", shard_size)):
+        if number is not None and number < 1:
+            raise RecipeError(f"{name} is {number}; expected at least 1")
+    if limit is not None:
+        recipe = recipe.model_copy(update={"num_runs": min(limit, recipe.num_runs)})
+    shards = Shards(path.with_name(f"{path.name}.parts"), recipe, shard_size)
+    if not path.exists():
+        shards.open()
+        _train_missing(shards, progress=progress, device=device)
+        _write(shards, path)
+    zoo = Zoo(path)
+    if zoo.info != _info(recipe):
+        raise RecipeError(
+            f"{str(path)!r} already holds zoo {zoo.name!r} version {zoo.version} of another recipe; expected "
+            f"recipe {recipe.name!r} version {recipe.version} with {recipe.num_runs} runs; choose another output or delete it"
+        )
+    shards.remove()
+    return zoo
+
+
+def _train_missing(shards: Shards, *, progress: Progress, device: str) -> None:
+    num_steps = [sum(Run.of(shards.recipe, index).num_steps for index in runs) for runs in shards.runs]
+    for shard, runs in enumerate(shards.runs):
+        report = partial(_report, progress, sum(num_steps[:shard]), sum(num_steps))
+        if not shards.finished(shard):
+            shards.save(shard, train(shards.recipe, runs, progress=report, device=device))
+        report(num_steps[shard], num_steps[shard], f"part {shard + 1} of {len(shards.runs)}")
+
+
+def _report(progress: Progress, before: int, total: int, done: int, _: int, text: str = "") -> None:
+    progress(before + done, total, text)
+
+
+def _write(shards: Shards, path: Path) -> None:
+    recipe = shards.recipe
+    columns = [column for column in COLUMNS.values() if column.name != "run_id"]
+    topologies: dict[str, Topology] = {}
+    diverged: list[tuple[str, str]] = []
+    with ZooWriter(path, _info(recipe), columns=columns) as writer:
+        for shard in range(len(shards.runs)):
+            trained = shards.load(shard)
+            diverged += trained.diverged
+            if not len(trained):
+                continue
+            topology_of = _topologies(recipe, trained.metadata["activation"].tolist(), topologies)
+            rows = pack(topology_of[0], {name: torch.from_numpy(values) for name, values in trained.parameters.items()}).numpy()
+            metadata = {column.name: trained.metadata[column.name] for column in columns}
+            writer.append(topology_of, rows, ids=trained.metadata["run_id"].tolist(), metadata=metadata)
+        writer.add_diverged(diverged)
+        if len(diverged) == recipe.num_runs:
+            raise TrainingError(
+                f"all {recipe.num_runs} runs of recipe {recipe.name!r} diverged, {diverged[0][0]} because its {diverged[0][1]}"
+            )
+
+
+def _topologies(recipe: Recipe, activations: Sequence[str], known: dict[str, Topology]) -> list[Topology]:
+    """The topology of each network, traced once for each activation and then `known`."""
+    for activation in set(activations) - set(known):
+        known[activation] = trace(build(recipe.architecture, activation), example_input(recipe.architecture)).topology
+    return [known[activation] for activation in activations]
+
+
+def _info(recipe: Recipe) -> ZooInfo:
+    return ZooInfo(recipe.name, recipe.version, recipe.title, recipe.licence, recipe.citation, recipe.model_dump(mode="json"))

@@ -1,0 +1,68 @@
+"""The zoos that ngbench ships, and the way from a name or a path to an open zoo."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from ngbench.errors import ChecksumError, UnknownNameError
+from ngbench.registry import Registry
+from ngbench.store.reader import Zoo
+
+
+@dataclass(frozen=True)
+class ReleasedZoo:
+    """A zoo file that never changes.
+
+    Args:
+        name: Its name.
+        version: Its version.
+        file_name: The file in the folder ``embedded`` of `ngbench.zoo`.
+        sha256: Hexadecimal sha256 of its content, as its seal has it.
+        size_bytes: Size of the file.
+    """
+
+    name: str
+    version: str
+    file_name: str
+    sha256: str
+    size_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """Where the file is installed."""
+        return Path(str(resources.files("ngbench.zoo"))) / "embedded" / self.file_name
+
+
+RELEASED: Registry[ReleasedZoo] = Registry("zoo")
+
+
+def open_zoo(name_or_path: str | Path) -> Zoo:
+    """Opens a released zoo by name, or any zoo file by path.
+
+    Args:
+        name_or_path: A name in `RELEASED`; anything else that exists, is a `Path`, has a folder or ends in ``.h5`` is a path.
+
+    Raises:
+        UnknownNameError: No zoo of the name is released; the text suggests close ones.
+        ChecksumError: The installed file is not the released one.
+        StoreFormatError: The file is missing, foreign, newer than this ngbench, truncated, corrupt or incomplete.
+    """
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and name_or_path in RELEASED:
+        return _open_released(RELEASED[name_or_path])
+    if isinstance(name_or_path, Path) or path.suffix == ".h5" or os.sep in name_or_path or path.exists():
+        return Zoo(path)
+    raise UnknownNameError("zoo", name_or_path, RELEASED)
+
+
+def _open_released(released: ReleasedZoo) -> Zoo:
+    zoo = Zoo(released.path)
+    if zoo.sha256 != released.sha256:
+        raise ChecksumError(
+            f"{str(zoo.path)!r} is not zoo {released.name!r} version {released.version} as it was released: "
+            f"it has sha256 {zoo.sha256}, expected {released.sha256}; install ngbench again"
+        )
+    return zoo

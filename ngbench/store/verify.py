@@ -1,0 +1,185 @@
+"""Proves again what a zoo file claims: that it is whole, finite, fairly split, and that its networks do what is recorded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from ngbench.errors import NgbenchError, RecipeError, StoreFormatError
+from ngbench.graph import restore
+from ngbench.store.reader import Zoo
+from ngbench.store.released import RELEASED
+from ngbench.store.seal import check_content
+from ngbench.store.splits import PARTS
+from ngbench.zoo.architectures import build
+from ngbench.zoo.images import ImageSplits, load_images
+from ngbench.zoo.recipe import Recipe
+
+_NETWORKS_AT_ONCE = 1024
+# Two logits this close, relative to the largest, may swap when another build of torch sums in another order.
+_TIE = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one proof found.
+
+    Args:
+        name: What was to be proved.
+        passed: Whether it holds.
+        detail: The figures, or the first fault.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class _FaultFound(NgbenchError):
+    """A claim does not hold: the text says where."""
+
+
+def verify(zoo: Zoo, *, sample: int = 64, seed: int = 0) -> list[Check]:
+    """Checks a zoo; what fails is reported, not raised.
+
+    A damaged file gives the first check only, and a zoo without a recipe gives no check of accuracy.
+
+    Args:
+        zoo: An open zoo.
+        sample: Networks to evaluate again.
+        seed: Which ones.
+    """
+    checks = [_check("checksum", partial(_checksum, zoo))]
+    if not checks[0].passed:
+        return checks
+    checks += [_check("finite values", partial(_finite, zoo)), _check("unique ids", partial(_unique_ids, zoo))]
+    for name in zoo.splits:
+        checks.append(_check(f"split {name}: by run", partial(_split_by_run, zoo, name)))
+        checks.append(_check(f"split {name}: by orbit", partial(_split_by_orbit, zoo, name)))
+    if zoo.info.recipe is not None:
+        checks.append(_check("recorded accuracy", partial(_accuracy, zoo, sample, seed)))
+    return checks
+
+
+def _check(name: str, proof: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, proof())
+    except NgbenchError as error:
+        return Check(name, False, str(error))
+
+
+def _checksum(zoo: Zoo) -> str:
+    check_content(zoo.path, zoo.seal)
+    released = RELEASED[zoo.name] if zoo.name in RELEASED else None  # noqa: SIM401 - get() of a Registry raises
+    if released is not None and released.sha256 == zoo.sha256:
+        return f"sha256 {zoo.sha256}, as released under the name {released.name} version {released.version}"
+    if released is not None and released.path == zoo.path:
+        raise _FaultFound(f"sha256 {zoo.sha256}; expected {released.sha256}, as released under the name {released.name}")
+    return f"sha256 {zoo.sha256}, not a released file"
+
+
+def _batches(zoo: Zoo) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and their values ``[rows, values]``, all networks once, a topology at a time."""
+    for index in range(len(zoo.topologies)):
+        rows = np.flatnonzero(zoo.topology_index == index)
+        for start in range(0, len(rows), _NETWORKS_AT_ONCE):
+            batch = rows[start : start + _NETWORKS_AT_ONCE]
+            yield batch, zoo.values(batch)
+
+
+def _finite(zoo: Zoo) -> str:
+    num_values = 0
+    for rows, values in _batches(zoo):
+        faulty = rows[~np.isfinite(values).all(axis=1)]
+        if len(faulty):
+            raise _FaultFound(
+                f"network {str(zoo.ids[faulty[0]])!r} has values that are not finite; {len(faulty)} networks have such"
+            )
+        num_values += values.size
+    return f"{num_values:,} values of {len(zoo):,} networks"
+
+
+def _unique_ids(zoo: Zoo) -> str:
+    ids, counts = np.unique(zoo.ids, return_counts=True)
+    if counts.max() > 1:
+        raise _FaultFound(f"network id {str(ids[counts.argmax()])!r} stands {counts.max()} times")
+    return f"{len(ids):,} ids of {len(np.unique(zoo.run_ids)):,} runs"
+
+
+def _split_by_run(zoo: Zoo, name: str) -> str:
+    rows = {part: zoo.split(part, name) for part in PARTS}
+    num_rows = sum(map(len, rows.values()))
+    if num_rows != len(zoo):
+        raise _FaultFound(f"{len(zoo) - num_rows} networks stand in none of {', '.join(PARTS)}")
+    _check_apart(zoo, name, zoo.run_ids)
+    return ", ".join(f"{part} {len(places):,}" for part, places in rows.items())
+
+
+def _split_by_orbit(zoo: Zoo, name: str) -> str:
+    """No network of one part is a permuted network of another, possibly with signs flipped.
+
+    Such a change moves the values of a row and flips signs, so the sorted magnitudes tell networks apart and stay the same.
+    """
+    orbits = np.empty(len(zoo), dtype="S16")
+    for rows, values in _batches(zoo):
+        ordered = np.sort(np.abs(values), axis=1)
+        orbits[rows] = [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in ordered]
+    _check_apart(zoo, name, orbits)
+    return f"{len(np.unique(orbits)):,} networks that differ by more than a permutation"
+
+
+def _check_apart(zoo: Zoo, name: str, keys: np.ndarray) -> None:
+    """Networks that agree in their key stand in one part of the split."""
+    parts = np.empty(len(zoo), dtype=np.int64)
+    for index, part in enumerate(PARTS):
+        parts[zoo.split(part, name)] = index
+    _, groups = np.unique(keys, return_inverse=True)
+    first = np.full(groups.max() + 1, len(zoo))
+    np.minimum.at(first, groups, np.arange(len(zoo)))
+    torn = np.flatnonzero(parts != parts[first[groups]])
+    if len(torn):
+        row, mate = torn[0], first[groups[torn[0]]]
+        raise _FaultFound(
+            f"network {str(zoo.ids[row])!r} of {PARTS[parts[row]]} and network {str(zoo.ids[mate])!r} of {PARTS[parts[mate]]} "
+            f"belong together; {len(torn)} networks are torn so"
+        )
+
+
+def _accuracy(zoo: Zoo, sample: int, seed: int) -> str:
+    try:
+        recipe = Recipe.model_validate(zoo.info.recipe)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise RecipeError(f"the recipe in {str(zoo.path)!r} cannot be read: key {key!r}: {fault['msg']}") from error
+    images = load_images(recipe.images)
+    recorded, activations = zoo.metadata["test_accuracy"], zoo.metadata["activation"]
+    rows = np.sort(np.random.default_rng(seed).choice(len(zoo), min(sample, len(zoo)), replace=False))
+    for row in rows:
+        accuracy, slack = _evaluate(zoo, int(row), recipe, activation=str(activations[row]), images=images)
+        if abs(accuracy - recorded[row]) > slack + 1e-9:
+            raise _FaultFound(f"network {str(zoo.ids[row])!r} has test accuracy {accuracy:.4f}; recorded is {recorded[row]:.4f}")
+    return f"{len(rows)} networks evaluated on {len(images.test_labels)} test images"
+
+
+@torch.no_grad()
+def _evaluate(zoo: Zoo, row: int, recipe: Recipe, *, activation: str, images: ImageSplits) -> tuple[float, float]:
+    """Test accuracy of a stored network as a plain torch module, and the share of images whose class is a tie."""
+    module = build(recipe.architecture, activation).eval()
+    state_dict = restore(zoo[row])
+    expected = {path: tuple(value.shape) for path, value in module.state_dict().items()}
+    got = {path: tuple(value.shape) for path, value in state_dict.items()}
+    if expected != got:
+        raise StoreFormatError(f"network {str(zoo.ids[row])!r} has parameters {got}; expected {expected} by its recipe")
+    module.load_state_dict(state_dict)
+    logits = module(torch.from_numpy(images.test_images))
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    ties = first - second <= _TIE * logits.abs().amax(dim=1)
+    right = logits.argmax(dim=1) == torch.from_numpy(images.test_labels)
+    return right.double().mean().item(), ties.double().mean().item()

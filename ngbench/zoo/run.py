@@ -1,0 +1,73 @@
+"""One training run: every random draw that makes its network, from its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ngbench.zoo.initializers import initialize
+from ngbench.zoo.recipe import Recipe
+
+# streams of a run's seed; stream 0 draws the hyper-parameters
+_INITIAL_WEIGHTS, _BATCH_ORDER, _DROPOUT = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one network is made from.
+
+    Args:
+        run_id: Name of the run.
+        index: Its number in the recipe.
+        seed: Of its random draws.
+        hyperparameters: By column name.
+        num_train: Images that it trains on.
+        num_steps: Optimisation steps that it takes.
+    """
+
+    run_id: str
+    index: int
+    seed: int
+    hyperparameters: Mapping[str, Any]
+    num_train: int
+    num_steps: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, index: int) -> Run:
+        """The run of a recipe with an index.
+
+        Raises:
+            RecipeError: The recipe has no such run.
+        """
+        sample: dict[str, Any] = recipe.sample(index)
+        num_train = max(1, round(sample["train_share"] * recipe.images.num_train))
+        num_steps = max(1, round(sample["epochs"] * num_train / sample["batch_size"]))
+        return cls(recipe.run_id(index), index, recipe.run_seed(index), sample, num_train, num_steps)
+
+    def initial_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+        """Flat float64 ``[parameters]`` for parameters of these shapes."""
+        kind, scale = self.hyperparameters["initializer"], self.hyperparameters["init_scale"]
+        return initialize(shapes, np.random.default_rng([self.seed, _INITIAL_WEIGHTS]), kind=kind, scale=scale)
+
+    def train_rows(self, num_images: int) -> np.ndarray:
+        """Which of the training images the run sees, int64 ``[num_train]``."""
+        return np.random.default_rng([self.seed, _BATCH_ORDER]).permutation(num_images)[: self.num_train]
+
+    def batches(self, num_images: int) -> np.ndarray:
+        """Training images of each step, int64 ``[num_steps, batch_size]``.
+
+        The run's images in a new random order for each epoch, one after another, cut into batches that may span two epochs.
+        """
+        rng = np.random.default_rng([self.seed, _BATCH_ORDER])
+        rows = rng.permutation(num_images)[: self.num_train]
+        wanted = self.num_steps * self.hyperparameters["batch_size"]
+        order = np.concatenate([rng.permutation(rows) for _ in range(-(-wanted // self.num_train))])
+        return order[:wanted].reshape(self.num_steps, -1)
+
+    def dropout_keys(self, num_dropouts: int) -> np.ndarray:
+        """Keys of the masks of each step and dropout layer, int32 ``[num_steps, num_dropouts]``."""
+        rng = np.random.default_rng([self.seed, _DROPOUT])
+        return rng.integers(-(1 << 31), 1 << 31, size=(self.num_steps, num_dropouts), dtype=np.int32)

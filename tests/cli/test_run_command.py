@@ -1,0 +1,116 @@
+"""``ngbench run`` and ``ngbench evaluate`` as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ngbench.cli import main
+
+METHOD_FILE = '''
+import numpy as np
+from ngbench.methods import MethodInfo
+
+class Sparsity:
+    info = MethodInfo("sparsity", "Share of zeros", "weights", invariant=True, any_architecture=True, paper="none")
+    num_parameters = 0
+    def fit(self, problem, train, val, context):
+        pass
+    def predict(self, networks):
+        return (networks.one_structure(reader="sparsity").values == 0).double().mean(1).numpy()
+'''
+
+
+def ngbench(*arguments, exit_code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], terminal_width=200)
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(small_zoo_path, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    output = ngbench("run", "--method", "weight-statistics", "--zoo", small_zoo_path, "--out", out, "--seeds", "0-1")
+    return out, output
+
+
+def test_a_run_prints_a_table_beside_the_baselines_and_where_the_files_are(finished):
+    out, result = finished
+    folder = out / "generalization/small-v1/weight-statistics"
+    for text in ("weight-statistics", "hyperparameters", "mean", "Kendall", "scrambled", "±", "paired bootstrap"):
+        assert text in result.stdout
+    assert str(folder / "result.json") in result.stdout
+    assert (folder / "predicted-vs-true.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_is_all_that_stands_on_standard_output(finished, small_zoo_path):
+    out, _ = finished
+    result = ngbench("run", "--method", "weight-statistics", "--zoo", small_zoo_path, "--out", out, "--seeds", "0,1", "--json")
+    results = json.loads(result.stdout)["results"]
+    assert {r["method"] for r in results} == {"weight-statistics", "hyperparameters", "mean"}
+    assert all(Path(r["folder"], "result.json").exists() for r in results)
+
+
+def test_evaluate_gives_the_same_numbers_again(finished, small_zoo_path):
+    out, _ = finished
+    folder = out / "generalization/small-v1/weight-statistics"
+    assert "all 16 scores" in ngbench("evaluate", folder, "--zoo", small_zoo_path).stdout
+
+
+def test_evaluate_exits_with_one_where_a_number_differs(finished, small_zoo_path, tmp_path):
+    out, _ = finished
+    source, folder = out / "generalization/small-v1/mean", tmp_path / "mean"
+    (folder / "seed-0").mkdir(parents=True)
+    (folder / "seed-0/predictions.npz").write_bytes((source / "seed-0/predictions.npz").read_bytes())
+    fields = json.loads((source / "result.json").read_text())
+    fields["seeds"] = fields["seeds"][:1]
+    fields["seeds"][0]["scores"]["kendall_tau"] = 0.99
+    (folder / "result.json").write_text(json.dumps(fields))
+    assert "stored 0.99" in ngbench("evaluate", folder, "--zoo", small_zoo_path, exit_code=1).stdout
+
+
+def test_a_method_of_ones_own_runs_from_the_current_folder(small_zoo_path, tmp_path):
+    (tmp_path / "my_file.py").write_text(METHOD_FILE)
+    command = [sys.executable, "-m", "ngbench.cli", "run", "--method", "my_file:Sparsity", "--zoo", str(small_zoo_path)]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert "my_file:Sparsity" in found.stdout
+    assert (tmp_path / "runs/generalization/small-v1/my_file.Sparsity/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--method", "ng-gn"], "unknown method 'ng-gn': did you mean 'ng-gnn'?"),
+        (["run", "--method", "mean", "--task", "retrival"], "unknown task 'retrival'"),
+        (["run", "--method", "mean", "--zoo", "digits-cn"], "did you mean 'digits-cnn'?"),
+        (["run", "--method", "mean", "--zoo", "gone.h5"], "gone.h5"),
+        (["run", "--method", "no_such_module:Method"], "no_such_module"),
+        (["run", "--method", "json:dumps"], "expected a class with info, fit and predict"),
+        (["run", "--method", "mean", "--seeds", "one"], "'one' is no list of seeds"),
+        (["run", "--method", "flat-mlp", "--set", "depth"], "setting 'depth' has no value; expected KEY=VALUE"),
+        (["run", "--method", "flat-mlp", "--set", "no_such=3"], "has no setting 'no_such'; expected one of"),
+        (["evaluate", "no/such/folder"], "no/such/folder has no result.json"),
+        (["zoo", "info", "digits-cn"], "did you mean 'digits-cnn'?"),
+        (["zoo", "generate", "digits-cn"], "did you mean 'digits-cnn'?"),
+        (["zoo", "verify", "gone.h5"], "gone.h5"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_exit_code_two(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = ngbench(*arguments, exit_code=2)
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit)
+
+
+def test_an_interruption_says_how_to_go_on(small_zoo_path, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ngbench.evaluation.protocol.make_method", stop)
+    result = ngbench("run", "--method", "mean", "--zoo", small_zoo_path, "--out", tmp_path, exit_code=130)
+    assert "the same command goes on from there" in result.stderr

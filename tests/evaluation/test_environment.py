@@ -1,0 +1,31 @@
+"""What a run cost and where it ran."""
+
+import time
+
+import numpy as np
+
+from ngbench.evaluation.environment import Usage, current_environment
+
+
+def test_usage_measures_time_and_memory_of_what_runs_inside():
+    with Usage("cpu") as usage:
+        block = np.ones(30_000_000)
+        time.sleep(0.1)
+    assert block.nbytes == 240_000_000
+    assert usage.duration_s > 0.1
+    assert usage.peak_memory_bytes is None or 200e6 < usage.peak_memory_bytes < 400e6
+
+
+def test_memory_held_before_does_not_count():
+    block = np.ones(30_000_000)
+    with Usage("cpu") as usage:
+        time.sleep(0.05)
+    assert block[0] == 1
+    assert usage.peak_memory_bytes is None or usage.peak_memory_bytes < 50e6
+
+
+def test_the_environment_names_versions_and_device():
+    found = current_environment("cpu")
+    assert found.device == "cpu"
+    assert found.num_threads > 0
+    assert {"torch", "numpy", "h5py"} <= set(found.packages)

@@ -1,0 +1,114 @@
+"""Predictions files: what is kept, and each kind of wrong row."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from ngbench.errors import PredictionsError
+from ngbench.evaluation import Predictions
+
+IDS = ("a", "b", "c", "d")
+
+
+def predictions(ids=IDS, values=(0.1, 0.2, 0.3, 0.4), scrambled=(0.5, 0.6, 0.7, 0.8)):
+    return Predictions(tuple(ids), np.array(values), np.array(scrambled), {"method": "mean", "seed": 3})
+
+
+def test_a_saved_file_loads_as_it_was(tmp_path):
+    predictions().save(tmp_path / "p.npz")
+    loaded = Predictions.load(tmp_path / "p.npz")
+    assert loaded.ids == IDS
+    assert loaded.about == {"method": "mean", "seed": 3}
+    np.testing.assert_array_equal(loaded.values, [0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_array_equal(loaded.scrambled, [0.5, 0.6, 0.7, 0.8])
+    assert [path.name for path in tmp_path.iterdir()] == ["p.npz"]
+
+
+def test_rows_are_aligned_by_id_whatever_their_order():
+    values, scrambled = predictions().aligned(("d", "a", "c", "b"))
+    np.testing.assert_array_equal(values, [0.4, 0.1, 0.3, 0.2])
+    np.testing.assert_array_equal(scrambled, [0.8, 0.5, 0.7, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (("a", "b", "c"), r"1 row is missing \(d\); expected each of the 4 test networks once, got 3 rows"),
+        (("a", "b", "c", "d", "e"), r"1 row is not in the test split \(e\).*got 5 rows"),
+        (("a", "b", "c", "d", "b"), r"1 row is there more than once \(b\).*got 5 rows"),
+        ((), r"4 rows are missing \(a, b, c, …\)"),
+    ],
+)
+def test_missing_extra_and_double_rows_are_refused_by_name(ids, message):
+    rows = np.linspace(0, 1, len(ids))
+    with pytest.raises(PredictionsError, match=message):
+        predictions(ids, rows, rows).aligned(IDS)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_refused_by_name(bad):
+    with pytest.raises(PredictionsError, match=r"1 of the values are not finite \(c\)"):
+        predictions(values=(0.1, 0.2, bad, 0.4)).aligned(IDS)
+    with pytest.raises(PredictionsError, match=r"1 of the scrambled are not finite \(a\)"):
+        predictions(scrambled=(bad, 0.2, 0.3, 0.4)).aligned(IDS)
+
+
+def test_columns_of_another_shape_or_type_are_refused():
+    with pytest.raises(PredictionsError, match=r"values .* shape \(4, 1\); expected numbers of shape \(4,\)"):
+        predictions(values=[[0.1], [0.2], [0.3], [0.4]]).aligned(IDS)
+    with pytest.raises(PredictionsError, match="have type <U1"):
+        predictions(values=["x", "y", "z", "w"]).aligned(IDS)
+
+
+def test_a_missing_file_says_what_was_expected(tmp_path):
+    with pytest.raises(PredictionsError, match=r"no predictions file .*gone\.npz"):
+        Predictions.load(tmp_path / "gone.npz")
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path):
+    (tmp_path / "p.npz").write_text("not an archive")
+    with pytest.raises(PredictionsError, match=r"p\.npz cannot be read as predictions"):
+        Predictions.load(tmp_path / "p.npz")
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    predictions().save(tmp_path / "p.npz")
+    whole = (tmp_path / "p.npz").read_bytes()
+    for length in (1, 40, len(whole) // 2, len(whole) - 3):
+        (tmp_path / "p.npz").write_bytes(whole[:length])
+        with pytest.raises(PredictionsError, match="cannot be read as predictions"):
+            Predictions.load(tmp_path / "p.npz")
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was executed",))
+
+    about = np.array(json.dumps({"format_version": 1}))
+    rows = np.zeros(1)
+    np.savez(tmp_path / "p.npz", ids=np.array([Trap()], dtype=object), values=rows, scrambled=rows, about=about)
+    with pytest.raises(PredictionsError, match="without pickled objects"):
+        Predictions.load(tmp_path / "p.npz")
+    (tmp_path / "q.npz").write_bytes(pickle.dumps({"ids": IDS}))
+    with pytest.raises(PredictionsError, match="without pickled objects"):
+        Predictions.load(tmp_path / "q.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": np.arange(4)}, r"ids in .* are of type int64"),
+        ({"about": np.array(json.dumps({"format_version": 99}))}, "no format version 1"),
+        ({"about": np.array("{")}, "cannot be read as predictions"),
+        ({"scrambled": None}, "lacks scrambled"),
+    ],
+)
+def test_a_file_with_other_contents_is_refused(tmp_path, change, message):
+    arrays = {"ids": np.array(IDS), "values": np.zeros(4), "scrambled": np.zeros(4), "about": np.array(json.dumps({"format_version": 1}))}
+    arrays = {name: array for name, array in {**arrays, **change}.items() if array is not None}
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(PredictionsError, match=message):
+        Predictions.load(tmp_path / "p.npz")

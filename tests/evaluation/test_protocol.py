@@ -1,0 +1,237 @@
+"""One run: the test split is scored once, permuted twins stand beside it, what is finished is kept, what is interrupted goes on."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+import ngbench
+from ngbench.errors import ConfigError, NgbenchError, PredictionsError, ResultError, SplitError, UnknownNameError
+from ngbench.evaluation import Predictions, Result, rescore, run_beside_baselines
+from ngbench.evaluation import protocol
+from ngbench.evaluation.result import Spread
+from ngbench.loading import GraphDataset
+from ngbench.methods import MethodInfo, methods
+from ngbench.store import open_zoo
+from ngbench.tasks import TASKS
+
+CALLS = []
+
+
+class Recorder:
+    """Predicts the norm of the value row, and notes what it was given."""
+
+    info = MethodInfo("recorder", "Recorder", "weights", invariant=True, any_architecture=True, paper="none")
+    num_parameters = 7
+
+    def fit(self, problem, train, val, context):
+        CALLS.append(("fit", context.seed, train.targets is not None, val.targets is not None, len(train), len(val)))
+
+    def predict(self, networks):
+        CALLS.append(("predict", networks.targets is None, len(networks)))
+        values = np.zeros(len(networks))
+        for bundle in networks.bundles:
+            values[bundle.index.numpy()] = bundle.values.double().square().sum(1).sqrt().numpy()
+        return values
+
+
+class FirstWeight(Recorder):
+    """Reads one weight: whatever it says changes when neurons are permuted."""
+
+    info = dataclasses.replace(Recorder.info, name="first-weight", invariant=False)
+
+    def predict(self, networks):
+        return networks.one_structure(reader="first-weight").values[:, 0].double().numpy()
+
+
+class Broken(Recorder):
+    def predict(self, networks):
+        return np.full(len(networks), np.nan)
+
+
+class Interrupted(Recorder):
+    def fit(self, problem, train, val, context):
+        if context.seed == 1:
+            raise KeyboardInterrupt
+        super().fit(problem, train, val, context)
+
+
+for cls in (Recorder, FirstWeight, Broken, Interrupted):
+    methods.register(f"test-{cls.__name__.lower()}", cls)
+
+
+TASKS.register("test-quick", TASKS["generalization"].model_copy(update={"name": "test-quick", "baselines": ("mean",)}))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_calls():
+    CALLS.clear()
+
+
+@pytest.fixture
+def result(small_zoo_path, tmp_path):
+    return ngbench.run("test-recorder", "test-quick", small_zoo_path, seeds=[0, 1], out=tmp_path)
+
+
+FOLDER = "test-quick/small-v1/test-recorder"
+
+
+def test_the_scores_are_those_of_an_independent_computation(result, small_zoo_path):
+    zoo = open_zoo(small_zoo_path)
+    rows = zoo.split("test")
+    norms = np.linalg.norm(zoo.values(rows).astype(np.float64), axis=1)
+    expected = kendalltau(norms, zoo.metadata["test_accuracy"][rows]).statistic
+    assert result.scores["kendall_tau"].mean == pytest.approx(expected, abs=1e-12)
+    assert result.scores["kendall_tau"].std == 0.0
+    assert result.interval.low < expected < result.interval.high
+    assert result.zoo_sha256 == zoo.sha256
+    assert result.seeds[0].num_test == len(rows)
+    assert result.seeds[0].num_parameters == 7
+
+
+def test_targets_of_the_test_split_are_withheld_and_each_seed_is_fitted_once(result, small_zoo_path):
+    zoo = open_zoo(small_zoo_path)
+    num_train, num_val, num_test = (len(zoo.split(part)) for part in ("train", "val", "test"))
+    assert [call for call in CALLS if call[0] == "fit"] == [("fit", seed, True, True, num_train, num_val) for seed in (0, 1)]
+    assert all(withheld for name, withheld, *_ in CALLS if name == "predict")
+    sizes = [call[2] for call in CALLS if call[0] == "predict"]
+    assert sizes == [num_test, num_test, num_val] * 2
+
+
+def test_an_invariant_method_keeps_its_score_when_neurons_are_permuted(result):
+    assert result.seeds[0].largest_shift < 1e-9
+    for name, spread in result.scores.items():
+        assert result.scrambled_scores[name].mean == pytest.approx(spread.mean, rel=1e-9)
+
+
+def test_a_method_that_reads_positions_does_not(small_zoo_path, tmp_path):
+    result = ngbench.run("test-firstweight", "test-quick", zoo=small_zoo_path, out=tmp_path)
+    assert result.seeds[0].largest_shift > 0.01
+    assert result.scrambled_scores["kendall_tau"] != result.scores["kendall_tau"]
+
+
+def test_what_is_finished_is_read_and_not_fitted_again(result, small_zoo_path, tmp_path):
+    CALLS.clear()
+    again = ngbench.run("test-recorder", "test-quick", zoo=small_zoo_path, seeds=[1, 0, 2], out=tmp_path)
+    assert [call[1] for call in CALLS if call[0] == "fit"] == [2]
+    assert again.seeds[1] == result.seeds[0]
+
+
+def test_changed_code_or_settings_are_fitted_again(result, small_zoo_path, tmp_path, monkeypatch):
+    CALLS.clear()
+    monkeypatch.setattr(protocol, "_source_digest", lambda cls: "other code")
+    ngbench.run("test-recorder", "test-quick", zoo=small_zoo_path, out=tmp_path)
+    assert [call[1] for call in CALLS if call[0] == "fit"] == [0]
+
+
+def test_an_interruption_keeps_the_finished_seeds(small_zoo_path, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        ngbench.run("test-interrupted", "test-quick", zoo=small_zoo_path, seeds=[0, 1, 2], out=tmp_path)
+    folder = tmp_path / "test-quick/small-v1/test-interrupted"
+    assert sorted(path.name for path in folder.iterdir()) == ["seed-0", "seed-1"]
+    assert not (folder / "result.json").exists()
+    monkeypatch.setattr(Interrupted, "fit", Recorder.fit)
+    CALLS.clear()
+    ngbench.run("test-interrupted", "test-quick", zoo=small_zoo_path, seeds=[0, 1, 2], out=tmp_path)
+    assert [call[1] for call in CALLS if call[0] == "fit"] == [1, 2]
+
+
+def test_predictions_that_are_not_finite_are_refused_and_nothing_is_kept(small_zoo_path, tmp_path):
+    with pytest.raises(PredictionsError, match="are not finite"):
+        ngbench.run("test-broken", "test-quick", zoo=small_zoo_path, out=tmp_path)
+    assert not list((tmp_path / "test-quick/small-v1/test-broken/seed-0").iterdir())
+
+
+def test_trivial_baselines_stand_beside_the_result(small_zoo_path, tmp_path):
+    results = run_beside_baselines("test-recorder", zoo=small_zoo_path, out=tmp_path)
+    assert {r.method for r in results} == {"test-recorder", *TASKS["generalization"].baselines}
+    assert results[0].method == "test-recorder"
+    assert set(results[0].differences) == set(TASKS["generalization"].baselines)
+    by_name = {r.method: r for r in results}
+    for name, difference in results[0].differences.items():
+        scores = [r.scores["kendall_tau"].mean for r in (results[0], by_name[name])]
+        assert difference.score == pytest.approx(scores[0] - scores[1], abs=1e-12)
+        assert difference.low <= difference.score <= difference.high
+
+
+def test_a_saved_result_loads_and_follows_from_its_predictions(result, small_zoo_path, tmp_path):
+    folder = tmp_path / FOLDER
+    assert Result.load(folder) == result
+    again, differences = rescore(folder, zoo=open_zoo(small_zoo_path))
+    assert again == result
+    assert differences == []
+
+
+def test_a_number_that_does_not_follow_from_the_predictions_is_found(result, small_zoo_path, tmp_path):
+    folder = tmp_path / FOLDER
+    fields = json.loads((folder / "result.json").read_text())
+    fields["seeds"][1]["scores"]["mae"] = 0.25
+    (folder / "result.json").write_text(json.dumps(fields))
+    _, differences = rescore(folder, zoo=open_zoo(small_zoo_path))
+    assert [(d.seed, d.name, d.stored) for d in differences] == [(1, "mae", 0.25)]
+
+
+def test_a_result_of_another_zoo_is_not_rescored(result, tmp_path):
+    folder = tmp_path / FOLDER
+    fields = json.loads((folder / "result.json").read_text())
+    fields["zoo_sha256"] = "0" * 64
+    (folder / "result.json").write_text(json.dumps(fields))
+    with pytest.raises((ResultError, UnknownNameError), match=r"small"):
+        rescore(folder)
+
+
+def test_a_folder_without_a_readable_result_is_refused(tmp_path):
+    with pytest.raises(ResultError, match=r"has no result\.json"):
+        Result.load(tmp_path)
+    (tmp_path / "result.json").write_text('{"format_version": 2}')
+    with pytest.raises(ResultError, match=r"no Result that this ngbench can read \(format_version"):
+        Result.load(tmp_path)
+
+
+def test_the_same_networks_get_the_same_twins_everywhere(small_zoo_path):
+    zoo = open_zoo(small_zoo_path)
+    rows = zoo.split("test")
+    twins = GraphDataset.from_zoo(zoo, rows).scrambled(salt=protocol.ORBIT_SALT).bundles[0].values
+    some = GraphDataset.from_zoo(zoo, rows[[5, 2]]).scrambled(salt=protocol.ORBIT_SALT).bundles[0].values
+    np.testing.assert_array_equal(some[0], twins[5])
+    np.testing.assert_array_equal(some[1], twins[2])
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1]])
+def test_seeds_that_make_no_sense_are_refused(small_zoo_path, tmp_path, seeds):
+    with pytest.raises(ConfigError, match=r"seeds are \["):
+        ngbench.run("test-recorder", "test-quick", zoo=small_zoo_path, seeds=seeds, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "ng-gn"}, "did you mean 'ng-gnn'"),
+        ({"method": "mean", "task": "generalisation"}, "did you mean 'generalization'"),
+        ({"method": "mean", "zoo": "digit-cnn"}, "did you mean 'digits-cnn'"),
+    ],
+)
+def test_unknown_names_come_with_suggestions(tmp_path, arguments, message):
+    with pytest.raises(NgbenchError, match=message):
+        ngbench.run(**arguments, out=tmp_path)
+
+
+def test_a_zoo_without_the_target_is_refused(small_zoo_path, tmp_path, monkeypatch):
+    other = TASKS["generalization"].model_copy(update={"name": "other", "target": "test_loss"})
+    monkeypatch.setitem(TASKS._entries, "other", other)
+    with pytest.raises(SplitError, match="zoo 'small' has no column 'test_loss' for task 'other'"):
+        ngbench.run("test-recorder", "other", small_zoo_path, out=tmp_path)
+
+
+def test_the_spread_over_seeds_is_the_unbiased_one():
+    assert Spread.of([1.0, 2.0, 4.0]).std == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert Spread.of([1.5]) == Spread(mean=1.5, std=None)
+
+
+def test_predictions_name_their_origin(result, tmp_path, small_zoo_path):
+    about = Predictions.load(tmp_path / FOLDER / "seed-1" / "predictions.npz").about
+    assert about == {
+        "method": "test-recorder", "task": "test-quick", "zoo": "small", "zoo_sha256": open_zoo(small_zoo_path).sha256, "seed": 1,
+    }  # fmt: skip

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ngbench.graph import NeuralGraph
+from ngbench.loading import GraphDataset, Normalization
+from ngbench.testing import ONE_STRUCTURE, SEVERAL_STRUCTURES, cnn_topology, fake_dataset, fake_graphs, mlp_topology
+
+NUM_GRAPHS = 37
+
+
+def slots_of(batch):
+    return [{owner: values.double().numpy() for owner, values in bundle.slots().items()} for bundle in batch.bundles]
+
+
+@pytest.mark.parametrize("topologies", [ONE_STRUCTURE, SEVERAL_STRUCTURES], ids=["one-structure", "several"])
+def test_each_layer_of_the_training_networks_has_mean_0_and_std_1_afterwards(topologies):
+    train = fake_dataset(topologies, num_graphs=NUM_GRAPHS)
+    for slots in slots_of(Normalization.fit(train)(train.batch())):
+        for values in slots.values():
+            np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=1e-6)
+
+
+def test_the_statistics_are_those_of_numpy_over_all_networks_of_a_layer():
+    train, test = fake_dataset(num_graphs=NUM_GRAPHS), fake_dataset(num_graphs=5, seed=1)
+    fitted, raw, normalised = (
+        slots_of(train.batch())[0],
+        slots_of(test.batch())[0],
+        slots_of(Normalization.fit(train)(test.batch()))[0],
+    )
+    for owner, values in raw.items():
+        np.testing.assert_allclose(normalised[owner], (values - fitted[owner].mean()) / fitted[owner].std(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_batch_that_is_normalised_stays_as_it_is():
+    train = fake_dataset(num_graphs=NUM_GRAPHS)
+    before = train.bundles[0].values.clone()
+    Normalization.fit(train)(train.batch())
+    assert torch.equal(train.bundles[0].values, before)
+
+
+def test_what_is_normalised_depends_on_no_other_network():
+    train, test = fake_dataset(num_graphs=NUM_GRAPHS), fake_dataset(num_graphs=7, seed=1)
+    normalization = Normalization.fit(train)
+    together = normalization(test.batch()).bundles[0].values
+    alone = torch.cat([normalization(test.batch(np.array([i]))).bundles[0].values for i in range(7)])
+    assert torch.equal(together, alone)
+
+
+def test_normalising_and_permuting_commute_and_permuted_training_networks_give_the_same_statistics():
+    train = fake_dataset(num_graphs=NUM_GRAPHS)
+    normalization, of_scrambled = Normalization.fit(train), Normalization.fit(train.scrambled(salt="a"))
+    test = fake_dataset(num_graphs=7, seed=1)
+    scrambled_last = GraphDataset(test.ids, normalization(test.batch()).bundles, None, {}).scrambled(salt="b")
+    assert torch.equal(normalization(test.scrambled(salt="b").batch()).bundles[0].values, scrambled_last.bundles[0].values)
+    again = of_scrambled(test.batch()).bundles[0].values
+    torch.testing.assert_close(again, normalization(test.batch()).bundles[0].values, rtol=1e-5, atol=1e-6)
+
+
+def constant(topology, value):
+    return [NeuralGraph.from_row(topology, torch.full((topology.num_values,), value)) for _ in range(NUM_GRAPHS)]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 0.1, -3.3, 1e-4])
+def test_a_layer_of_constant_values_is_only_shifted(value):
+    topology = ONE_STRUCTURE[0]
+    normalization = Normalization.fit(GraphDataset.from_graphs(constant(topology, value)))
+    other = GraphDataset.from_graphs(constant(topology, value + 0.25))
+    expected = torch.full((NUM_GRAPHS, topology.num_values), 0.25)
+    torch.testing.assert_close(normalization(other.batch()).bundles[0].values, expected, rtol=0, atol=1e-6)
+
+
+def test_a_structure_that_was_not_fitted_takes_the_statistics_of_its_operations():
+    train = fake_dataset(SEVERAL_STRUCTURES, num_graphs=NUM_GRAPHS)
+    pooled = {"conv": [], "linear": [], "bias": []}
+    for bundle, slots in zip(train.bundles, slots_of(train.batch()), strict=True):
+        for (owner, feature), values in slots.items():
+            pooled[feature or bundle.topology.edge_block(owner).operation].append(values.ravel())
+    unseen = GraphDataset.from_graphs(fake_graphs([cnn_topology((2, 5, 3), num_classes=7)], num_graphs=4))
+    raw, normalised = slots_of(unseen.batch())[0], slots_of(Normalization.fit(train)(unseen.batch()))[0]
+    for (owner, feature), values in raw.items():
+        kind = feature or ("linear" if owner == "head" else "conv")
+        everything = np.concatenate(pooled[kind])
+        expected = (values - everything.mean()) / everything.std()
+        np.testing.assert_allclose(normalised[owner, feature], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_operation_that_was_never_fitted_stays_as_it_is():
+    normalization = Normalization.fit(fake_dataset([mlp_topology((9, 8, 5))], num_graphs=NUM_GRAPHS))
+    unseen = GraphDataset.from_graphs(fake_graphs([cnn_topology((2, 5), num_classes=7)], num_graphs=4))
+    raw, normalised = slots_of(unseen.batch())[0], slots_of(normalization(unseen.batch()))[0]
+    np.testing.assert_array_equal(normalised["conv0", None], raw["conv0", None])
+    assert not np.array_equal(normalised["head", None], raw["head", None])
+
+
+def test_variants_in_activation_share_their_statistics():
+    train = fake_dataset(ONE_STRUCTURE, num_graphs=NUM_GRAPHS)
+    test = fake_graphs(ONE_STRUCTURE[:1], num_graphs=5, seed=1)
+    renamed = [
+        NeuralGraph.from_row(cnn_topology((1, 6, 4), num_classes=5, kernel=(3, 2), activation="gelu"), g.row()) for g in test
+    ]
+    normalization = Normalization.fit(train)
+    values = [normalization(GraphDataset.from_graphs(graphs).batch()).bundles[0].values for graphs in (test, renamed)]
+    assert torch.equal(*values)
+
+
+def test_values_keep_their_dtype():
+    train = fake_dataset(num_graphs=NUM_GRAPHS)
+    normalization = Normalization.fit(train)
+    for dtype in (torch.float32, torch.float64):
+        assert normalization(train.batch().to("cpu", dtype)).bundles[0].values.dtype == dtype
