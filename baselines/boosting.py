@@ -14,15 +14,21 @@ from ngbench.methods import Problem, RunContext
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-FIRST_CANDIDATE = {
-    "learning_rate": 0.05,
-    "max_iter": 200,
-    "max_leaf_nodes": 12,
-    "min_samples_leaf": 20,
-    "l2_regularization": 0.0,
-    "max_features": 0.3,
-}
-"""Compared in every search, so that a budget of one candidate is a sensible one."""
+SETTINGS = ("learning_rate", "max_iter", "max_leaf_nodes", "min_samples_leaf", "l2_regularization", "max_features")
+CANDIDATES = tuple(
+    dict(zip(SETTINGS, values, strict=True))
+    for values in (
+        (0.05, 300, 20, 20, 1.0, 0.3),
+        (0.05, 200, 8, 10, 1.0, 0.3),
+        (0.03, 400, 20, 8, 1.0, 0.2),
+        (0.08, 200, 31, 10, 10.0, 0.3),
+    )
+)
+"""Settings of scikit-learn's histogram gradient boosting that are compared, in this order as far as the budget goes.
+
+On 5 folds of 3,800 small CNNs anything from 200 trees of 20 leaves upward is within 0.005 of the best τ of 0.766; on 400
+networks smaller trees do as well. Four candidates keep a fit within two or three seconds.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Table:
 def fit_best(
     problem: Problem, train: Table, *, val: Table, context: RunContext, is_categorical: np.ndarray | None = None
 ) -> HistGradientBoostingRegressor:
-    """The best of ``context.budget.num_candidates`` gradient boostings by the problem's metric on `val`, each fitted on `train`.
+    """The best of `CANDIDATES` by the problem's metric on `val`, each fitted on `train`; no more of them than the budget allows.
 
     The same for a seed: sums run in one thread, in one order.
 
@@ -61,7 +67,7 @@ def fit_best(
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     sign = 1 if problem.higher_is_better else -1
-    configs = candidates(context.budget.num_candidates, context.seed)
+    configs = CANDIDATES[: max(1, context.budget.num_candidates)]
     fitted: list[tuple[float, HistGradientBoostingRegressor]] = []
     shared: dict[str, Any] = {"categorical_features": is_categorical, "early_stopping": False, "random_state": context.seed}
     for config in configs:
@@ -85,20 +91,3 @@ def one_thread() -> threadpool_limits:
     Two threads took up to nine times as long as one where other work kept the second core busy.
     """
     return threadpool_limits(1, user_api="openmp")
-
-
-def candidates(num_candidates: int, seed: int) -> list[dict[str, Any]]:
-    """`FIRST_CANDIDATE`, then random draws around it, settings of scikit-learn's histogram gradient boosting."""
-    rng = np.random.default_rng(seed)
-    drawn = [
-        {
-            "learning_rate": float(10 ** rng.uniform(-1.6, -1.0)),
-            "max_iter": int(rng.integers(150, 300)),
-            "max_leaf_nodes": int(rng.integers(4, 20)),
-            "min_samples_leaf": int(rng.integers(5, 40)),
-            "l2_regularization": float(10 ** rng.uniform(-3, 1)),
-            "max_features": float(rng.uniform(0.1, 0.6)),
-        }
-        for _ in range(num_candidates - 1)
-    ]
-    return [FIRST_CANDIDATE, *drawn]

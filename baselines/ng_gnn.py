@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Run:
 
     def block(self, edges: Tensor) -> Tensor:
         """Its part of ``[edges, ...]`` as ``[targets, sources, ...]``; one source for each target where it is diagonal."""
-        return edges[self.edges].unflatten(0, (self.targets.stop - self.targets.start, -1))
+        return edges[self.edges].unflatten(0, (_size(self.targets), -1))
 
     def at_targets(self, nodes: Tensor) -> Tensor:
         """Target nodes of ``[nodes, ...]``, to be added to a block."""
@@ -80,19 +80,39 @@ class Wiring:
                 start = stop
         return cls(tuple(runs), topology.num_nodes, start)
 
-    def incoming(self) -> dict[tuple[int, int], list[Run]]:
-        """The blocks that enter each group of nodes, by the group's first and last position."""
-        found: dict[tuple[int, int], list[Run]] = {}
+    @cached_property
+    def receivers(self) -> tuple[tuple[slice, tuple[slice, ...]], ...]:
+        """Runs of nodes, each with the runs of edges that enter it.
+
+        Groups that follow one another, of one in-degree each from one block, are taken as one run.
+        """
+        incoming: dict[tuple[int, int], list[slice]] = {}
         for run in self.runs:
-            found.setdefault((run.targets.start, run.targets.stop), []).append(run)
-        return found
+            incoming.setdefault((run.targets.start, run.targets.stop), []).append(run.edges)
+        found: list[tuple[slice, tuple[slice, ...]]] = []
+        for (start, stop), edges in sorted(incoming.items()):
+            nodes, runs = slice(start, stop), tuple(edges)
+            if found and len(runs) == len(found[-1][1]) == 1 and self._continue(found[-1], nodes, runs[0]):
+                nodes, runs = slice(found[-1][0].start, stop), (slice(found.pop()[1][0].start, runs[0].stop),)
+            found.append((nodes, runs))
+        return tuple(found)
+
+    @staticmethod
+    def _continue(before: tuple[slice, tuple[slice, ...]], nodes: slice, edges: slice) -> bool:
+        nodes_before, (edges_before,) = before
+        adjacent = nodes_before.stop == nodes.start and edges_before.stop == edges.start
+        return adjacent and _size(edges_before) * _size(nodes) == _size(edges) * _size(nodes_before)
 
     def degree(self) -> Tensor:
         """Number of edges that enter each node, float64 ``[nodes]``."""
         degree = torch.zeros(self.num_nodes, dtype=torch.float64)
         for run in self.runs:
-            degree[run.targets] += (run.edges.stop - run.edges.start) / (run.targets.stop - run.targets.start)
+            degree[run.targets] += _size(run.edges) / _size(run.targets)
         return degree
+
+
+def _size(run: slice) -> int:
+    return run.stop - run.start
 
 
 @dataclass(frozen=True)
@@ -199,50 +219,62 @@ class SumOfEnds(torch.autograd.Function):
 class Aggregate(torch.autograd.Function):
     """Mean, min, max and standard deviation of the messages that each node receives, ``[nodes, graphs, 4 channels]``.
 
-    A node that receives none gets zeros, and so does the deviation where the variance is below `SMALLEST_VARIANCE`.
+    The message of an edge is ``scale · ends + shift``. A node that receives none gets zeros, and so does the deviation where
+    the variance is no more than `SMALLEST_VARIANCE`.
     """
 
     @staticmethod
-    def forward(ctx: Any, messages: Tensor, wiring: Wiring) -> Tensor:
-        """From ``[edges, graphs, channels]``."""
+    def forward(ctx: Any, film: Tensor, ends: Tensor, wiring: Wiring) -> Tensor:
+        """From scale and shift ``[edges, graphs, 2 channels]``, and ``[edges, graphs, channels]``."""
+        scale, shift = film.chunk(2, -1)
+        messages = torch.addcmul(shift, scale, ends)
         out = messages.new_zeros(wiring.num_nodes, messages.shape[1], 4, messages.shape[2])
-        for (start, stop), runs in wiring.incoming().items():
-            block = _joined(messages, runs)
-            mean, least, most, deviation = out[start:stop].unbind(2)
+        for nodes, runs in wiring.receivers:
+            block = _received(messages, nodes, runs)
+            mean, least, most, deviation = out[nodes].unbind(2)
             torch.mean(block, 1, out=mean)
             torch.amin(block, 1, out=least)
             torch.amax(block, 1, out=most)
             variance = (block - mean.unsqueeze(1)).square_().mean(1)
             torch.sqrt(variance.masked_fill_(variance <= SMALLEST_VARIANCE, 0), out=deviation)
-        ctx.save_for_backward(messages, out)
+        ctx.save_for_backward(film, ends, messages, out)
         ctx.wiring = wiring
         return out.flatten(2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Extremes pass their gradient to the edges that attain them, in equal parts."""
-        messages, out = ctx.saved_tensors
+        film, ends, messages, out = ctx.saved_tensors
         grad = grad.unflatten(2, (4, -1))
-        grad_messages = torch.empty_like(messages)
-        for (start, stop), runs in ctx.wiring.incoming().items():
-            block = _joined(messages, runs)
-            mean, least, most, deviation = out[start:stop].unbind(2)
-            grad_mean, grad_least, grad_most, grad_deviation = grad[start:stop].unbind(2)
+        grad_film = torch.empty_like(film)
+        grad_scale, grad_messages = grad_film.chunk(2, -1)
+        for nodes, runs in ctx.wiring.receivers:
+            block = _received(messages, nodes, runs)
+            mean, least, most, deviation = out[nodes].unbind(2)
+            grad_mean, grad_least, grad_most, grad_deviation = grad[nodes].unbind(2)
             # d deviation / d message = (message - mean) / (degree · deviation)
             slope = torch.where(deviation > 0, grad_deviation / (deviation * block.shape[1]), 0)
             base = torch.addcmul(grad_mean / block.shape[1], mean, slope, value=-1)
             grad_block = torch.addcmul(base.unsqueeze(1), block, slope.unsqueeze(1))
             for extreme, grad_extreme in ((least, grad_least), (most, grad_most)):
-                attained = (block == extreme.unsqueeze(1)).to(block.dtype)
+                attained = torch.eq(block, extreme.unsqueeze(1), out=torch.empty_like(block))
                 grad_block.addcmul_(attained, (grad_extreme / attained.sum(1)).unsqueeze(1))
-            for run, part in zip(runs, grad_block.split([run.block(messages).shape[1] for run in runs], 1), strict=True):
-                run.block(grad_messages).copy_(part)
-        return grad_messages, None
+            _send_back(grad_block, grad_messages, nodes, runs)
+        torch.mul(grad_messages, ends, out=grad_scale)
+        return grad_film, grad_messages * film.chunk(2, -1)[0], None
 
 
-def _joined(messages: Tensor, runs: list[Run]) -> Tensor:
-    """All messages into one group of nodes, ``[targets, sources, graphs, channels]``; no copy where one block enters."""
-    return runs[0].block(messages) if len(runs) == 1 else torch.cat([run.block(messages) for run in runs], 1)
+def _received(messages: Tensor, nodes: slice, runs: tuple[slice, ...]) -> Tensor:
+    """All messages to some nodes, ``[targets, sources, graphs, channels]``; no copy where they stand in one run."""
+    parts = [messages[run].unflatten(0, (_size(nodes), -1)) for run in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _send_back(block: Tensor, messages: Tensor, nodes: slice, runs: tuple[slice, ...]) -> None:
+    """Writes what `_received` read."""
+    parts = [messages[run].unflatten(0, (_size(nodes), -1)) for run in runs]
+    for part, values in zip(parts, block.split([part.shape[1] for part in parts], 1), strict=True):
+        part.copy_(values)
 
 
 @dataclass(frozen=True)
@@ -255,6 +287,7 @@ class Config(Training):
         encoding: How weights and biases enter: ``"linear"``, or ``"fourier"`` for random Fourier features before it.
         num_frequencies: Of the Fourier features.
         frequency_scale: Standard deviation of the frequencies.
+        compress: Whether values far from the mean are compressed, by asinh, which keeps the large ones of diverged networks in range.
         reverse_edges: Whether messages also run from target to source, along edges of a type of their own.
         residual: Whether a layer's nodes and edges are added to what entered it.
         pooling: ``"cat"`` reads the output nodes one after the other, ``"mean"`` the mean of all nodes.
@@ -270,6 +303,7 @@ class Config(Training):
     encoding: str = "linear"
     num_frequencies: int = 128
     frequency_scale: float = 3.0
+    compress: bool = True
     reverse_edges: bool = False
     residual: bool = True
     pooling: str = "cat"
@@ -285,7 +319,7 @@ class Config(Training):
     @classmethod
     def paper(cls, **changes: Any) -> Config:
         """The model of the paper: Fourier features, no residual connections, no noise on the weights."""
-        return replace(cls(encoding="fourier", residual=False, weight_noise=0.0), **changes)
+        return replace(cls(encoding="fourier", compress=False, residual=False, weight_noise=0.0), **changes)
 
 
 # Parts.
@@ -338,8 +372,7 @@ class PNAConv(nn.Module):
     def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring, amplification: Tensor) -> Tensor:
         """New nodes ``[nodes, graphs, channels]``; `amplification` is ``[nodes, 1, 1]``."""
         ends = SumOfEnds.apply(self.ends(nodes), wiring)
-        scale, shift = self.film(edges).chunk(2, -1)
-        received = Aggregate.apply(torch.addcmul(shift, scale, ends), wiring)
+        received = Aggregate.apply(self.film(edges), ends, wiring)
         # The amplified aggregates are a multiple of the plain ones, so the multiple is taken of the product.
         own, plain, amplified = self.update.weight.split([nodes.shape[-1], received.shape[-1], received.shape[-1]], 1)
         updated = functional.linear(torch.cat([nodes, received], -1), torch.cat([own, plain], 1), self.update.bias)
@@ -433,6 +466,8 @@ class GraphNetwork(nn.Module):
         if self.training and self.config.weight_noise:
             bundle = replace(bundle, values=bundle.values * (1 + self.config.weight_noise * torch.randn_like(bundle.values)))
         bundle = self.normalization(GraphBatch((bundle,))).bundles[0]
+        if self.config.compress:
+            bundle = replace(bundle, values=bundle.values.asinh())
         features = [torch.cat([bundle.node_feature(g.name, name) for g in topology.groups], 1) for name in self.vocabulary.features]
         nodes = self.encode_nodes(rearrange(features, "features graphs nodes -> nodes graphs features"))
         nodes = nodes + self.position[self.vocabulary.positions(topology)].unsqueeze(1) + self._activations(bundle)

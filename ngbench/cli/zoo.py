@@ -85,7 +85,7 @@ def generate(recipe: str, out: Path | None, limit: int | None, device: str) -> N
     from ngbench.cli.run import INTERRUPTED
     from ngbench.cli.screen import console, progress_stages
     from ngbench.store import generate as generate_zoo
-    from ngbench.zoo import load_recipe
+    from ngbench.zoo.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     path = out or Path(f"{loaded.name}-v{loaded.version}.h5")

@@ -205,7 +205,7 @@ def _reshape(walk: Walk, node: fx.Node, args: Arguments) -> Axes:
     if axes is None:
         raise unsupported(node, f"a view to shape {shape} cuts the units of a group in two", "a view that keeps units together")
     draft = walk.owner(source)
-    if draft in walk.inputs.values():
+    if draft is not None and draft in walk.inputs.values():
         walk.inputs.update({factor: draft for axis in axes for factor in axis if factor not in before})
     walk.follow(node, source)
     return axes

@@ -29,24 +29,23 @@ class Normalization:
 
     @classmethod
     def fit(cls, train: GraphDataset) -> Normalization:
-        """Statistics of the training networks; a layer of constant values gets std 1."""
+        """Statistics of the training networks: those of the median network, since a few diverged ones would set every scale.
+
+        A layer's mean is the median over the networks of their means, its variance the median of their mean squared distances
+        from it; a layer of constant values gets std 1.
+        """
         by_structure = {}
-        sums: dict[str, Tensor] = {}
+        moments: dict[str, list[Tensor]] = {}
         for bundle in train.bundles:
             topology, values = bundle.topology, bundle.values.double()
             mean, std = torch.zeros(topology.num_values), torch.ones(topology.num_values)
             for slot in topology.slots:
                 part = values[:, slot.start : slot.stop]
-                mean[slot.start : slot.stop] = part.mean()
-                std[slot.start : slot.stop] = _positive(part.std(correction=0))
-                moments = torch.stack([torch.tensor(float(part.numel())).double(), part.sum(), part.square().sum()])
-                kind = _kind(topology, slot.owner, slot.feature)
-                sums[kind] = sums.get(kind, torch.zeros(3).double()) + moments
+                rows = torch.stack([part.mean(1), part.square().mean(1)])
+                mean[slot.start : slot.stop], std[slot.start : slot.stop] = _of_median_network(rows)
+                moments.setdefault(_kind(topology, slot.owner, slot.feature), []).append(rows)
             by_structure[topology.structure] = (mean, std)
-        pooled = {}
-        for kind, (count, total, squares) in sums.items():
-            mean = total / count
-            pooled[kind] = (float(mean), float(_positive((squares / count - mean.square()).clamp(min=0).sqrt())))
+        pooled = {kind: _of_median_network(torch.cat(rows, 1)) for kind, rows in moments.items()}
         return cls(by_structure, pooled)
 
     def __call__(self, batch: GraphBatch) -> GraphBatch:
@@ -68,8 +67,12 @@ class Normalization:
         return self.by_structure[topology.structure]
 
 
-def _positive(std: Tensor) -> Tensor:
-    return torch.where(std > 0, std, torch.ones_like(std))
+def _of_median_network(moments: Tensor) -> tuple[float, float]:
+    """Mean and std from each network's mean and mean square, ``[2, graphs]``."""
+    means, squares = moments
+    mean = means.median()
+    variance = (squares - 2 * mean * means + mean.square()).median()
+    return float(mean), float(variance.sqrt()) if variance > 0 else 1.0
 
 
 def _kind(topology: Topology, owner: str, feature: str | None) -> str:

@@ -3,11 +3,11 @@
 The only door to HDF5. Knows splits by run and what a zoo file must hold; does not know tasks, batches or methods.
 """
 
-from ngbench.store.generate import generate
+from ngbench.store.generation import generate
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED, ReleasedZoo, open_zoo
 from ngbench.store.schema import ZooInfo
-from ngbench.store.verify import Check, verify
+from ngbench.store.verification import Check, verify
 from ngbench.store.writer import ZooWriter
 
 __all__ = ["RELEASED", "Check", "ReleasedZoo", "Zoo", "ZooInfo", "ZooWriter", "generate", "open_zoo", "verify"]

@@ -19,7 +19,7 @@ from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.layout import split_rows
 from ngbench.store.arrays import TEXT, find_dataset, names_in, open_hdf5, read_array
 from ngbench.store.schema import COLUMN_TYPES, SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
-from ngbench.store.seal import HASHED_AT_OPEN_BYTES, check_content, read_seal
+from ngbench.store.seal import HASHED_AT_OPEN_BYTES, check_content, check_index, read_seal
 from ngbench.store.splits import PARTS
 from ngbench.store.topology_tables import read_topology
 from ngbench.zoo.columns import Column, Role
@@ -34,7 +34,7 @@ class Zoo:
     out are the caller's own: to change them changes nothing here. It pickles as its path, and no file stays open.
 
     Args:
-        path: A zoo file; up to 64 MiB it is hashed now, a larger one when it is verified.
+        path: A zoo file. It is hashed now, but for values beyond 64 MiB that are mapped into memory; `verify` hashes these.
 
     Attributes:
         path: Absolute path of the file.
@@ -50,7 +50,8 @@ class Zoo:
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
         self.seal = read_seal(self.path)
-        if self.seal.size_bytes <= HASHED_AT_OPEN_BYTES:
+        check_index(self.path, self.seal)
+        if self.seal.index_bytes < self.seal.size_bytes <= HASHED_AT_OPEN_BYTES:
             check_content(self.path, self.seal)
         self._topologies: dict[int, Topology] = {}
         self._columns_read: dict[str, np.ndarray] = {}

@@ -36,6 +36,7 @@ import h5py
 
 from ngbench.errors import StoreFormatError
 from ngbench.store.arrays import TEXT
+from ngbench.store.seal import FORMAT, FORMAT_VERSION
 
 # The type of each kind of metadata column, and of other datasets.
 COLUMN_TYPES: Mapping[str, str] = {"str": TEXT, "int": "<i8", "float": "<f8"}
@@ -69,6 +70,7 @@ _ATTRIBUTES = {"zoo": "name", "zoo_version": "version", "title": "title", "licen
 
 def write_info(file: h5py.File, info: ZooInfo) -> None:
     """Writes what a zoo is as attributes of the file."""
+    file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
     for attribute, field in _ATTRIBUTES.items():
         file.attrs[attribute] = getattr(info, field)
     file.attrs["recipe"] = json.dumps(info.recipe, ensure_ascii=False)

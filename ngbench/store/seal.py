@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +25,10 @@ HASHED_AT_OPEN_BYTES = 64 * 2**20
 
 _MAGIC = f'{{"format":"{FORMAT}","format_version":'.encode()
 _VERSION = re.compile(re.escape(_MAGIC) + rb"(\d{1,9}),")
-_LINE = re.compile(re.escape(_MAGIC) + rb'\d+,"size_bytes":(\d{1,18}),"sha256":"([0-9a-f]{64})"\} *\n')
+_LINE = re.compile(
+    re.escape(_MAGIC)
+    + rb'\d+,"size_bytes":(\d{1,18}),"sha256":"([0-9a-f]{64})","index_bytes":(\d{1,18}),"index_sha256":"([0-9a-f]{64})"\} *\n'
+)
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -36,14 +39,19 @@ class Seal:
     Args:
         size_bytes: Their number.
         sha256: Their hexadecimal sha256.
+        index_bytes: Number of those that come before values which are mapped into memory.
+        index_sha256: Hexadecimal sha256 of these, followed by `sha256` as text. It is proved whenever the file is opened:
+            one wrong bit in a structure of HDF5 can hang its reader for ever.
     """
 
     size_bytes: int
     sha256: str
+    index_bytes: int
+    index_sha256: str
 
     def to_bytes(self) -> bytes:
         """The seal as it stands in the file: one line of `SEAL_BYTES` bytes, padded with spaces."""
-        fields = {"format": FORMAT, "format_version": FORMAT_VERSION, "size_bytes": self.size_bytes, "sha256": self.sha256}
+        fields = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         return json.dumps(fields, separators=(",", ":")).encode().ljust(SEAL_BYTES - 1) + b"\n"
 
 
@@ -88,7 +96,7 @@ def read_seal(path: Path) -> Seal:
             f"{str(path)!r} is truncated: expected at least {SEAL_BYTES} bytes, got {size_bytes}; fetch it again"
         )
     line = _LINE.fullmatch(head)
-    seal = Seal(int(line[1]), line[2].decode()) if line else None
+    seal = Seal(int(line[1]), line[2].decode(), int(line[3]), line[4].decode()) if line else None
     if seal is None or seal.to_bytes() != head:
         raise StoreFormatError(f"{str(path)!r} is corrupt: its seal, the first {SEAL_BYTES} bytes, is damaged; fetch it again")
     if size_bytes != SEAL_BYTES + seal.size_bytes:
@@ -98,19 +106,33 @@ def read_seal(path: Path) -> Seal:
     return seal
 
 
+def check_index(path: Path, seal: Seal) -> None:
+    """Hashes the index of a zoo file, without which HDF5 must not read it.
+
+    Raises:
+        StoreFormatError: The index is not what was sealed.
+    """
+    with open_for_reading(path) as file:
+        file.seek(SEAL_BYTES)
+        digest = hashlib.sha256(file.read(seal.index_bytes))
+    digest.update(seal.sha256.encode())
+    _compare(path, "its index", digest.hexdigest(), expected=seal.index_sha256)
+
+
 def check_content(path: Path, seal: Seal) -> None:
-    """Hashes what follows the seal.
+    """Hashes all that follows the seal.
 
     Raises:
         StoreFormatError: The content is not what was sealed.
     """
     with open_for_reading(path) as file:
         file.seek(SEAL_BYTES)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != seal.sha256:
-        raise StoreFormatError(
-            f"{str(path)!r} is corrupt: its content has sha256 {sha256}, expected {seal.sha256}; fetch it again"
-        )
+        _compare(path, "its content", hashlib.file_digest(file, "sha256").hexdigest(), expected=seal.sha256)
+
+
+def _compare(path: Path, part: str, sha256: str, *, expected: str) -> None:
+    if sha256 != expected:
+        raise StoreFormatError(f"{str(path)!r} is corrupt: {part} has sha256 {sha256}, expected {expected}; fetch it again")
 
 
 def _foreign(head: bytes) -> str:
@@ -123,13 +145,22 @@ def _foreign(head: bytes) -> str:
     return f"it begins with {head[:16]!r}"
 
 
-def write_sealed(file: BinaryIO, pieces: Iterable[bytes | memoryview]) -> None:
-    """Writes content and then, at the start of the file, its seal; a file that was left before has zeros there."""
+def write_sealed(file: BinaryIO, index: bytes | memoryview, values: Iterable[bytes]) -> None:
+    """Writes content and then, at the start of the file, its seal; a file that was left before has zeros there.
+
+    Args:
+        file: An empty file.
+        index: All HDF5 content before the values that are mapped into memory.
+        values: Those values, piece by piece; nothing where they are part of the index.
+    """
     file.write(bytes(SEAL_BYTES))
-    digest, size_bytes = hashlib.sha256(), 0
-    for piece in pieces:
+    file.write(index)
+    whole, size_bytes = hashlib.sha256(index), len(index)
+    of_index = whole.copy()
+    for piece in values:
         file.write(piece)
-        digest.update(piece)
+        whole.update(piece)
         size_bytes += len(piece)
+    of_index.update(whole.hexdigest().encode())
     file.seek(0)
-    file.write(Seal(size_bytes, digest.hexdigest()).to_bytes())
+    file.write(Seal(size_bytes, whole.hexdigest(), len(index), of_index.hexdigest()).to_bytes())

@@ -106,7 +106,7 @@ class Shards:
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             yield content
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise StoreFormatError(f"part {str(path)!r} cannot be read ({error}); delete it to train its runs again") from error

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -161,11 +162,14 @@ class ZooWriter:
             raise StoreFormatError(f"no network was appended to {str(self.path)!r}; expected at least one")
         num_bytes = self._spool.seek(0, io.SEEK_END)
         compressed = num_bytes <= HASHED_AT_OPEN_BYTES if self._compressed is None else self._compressed
+        index = self._compressed_index() if compressed else self._mapped_index(num_bytes)
+        self._spool.seek(0)
+        values = () if compressed else iter(partial(self._spool.read, _PIECE_BYTES), b"")
         with atomic_file(self.path) as file:
-            write_sealed(file, self._compressed_content() if compressed else self._mapped_content())
+            write_sealed(file, index, values)
 
-    def _compressed_content(self) -> Iterator[memoryview]:
-        """The HDF5 content after its user block, in one piece."""
+    def _compressed_index(self) -> memoryview:
+        """All HDF5 content after the user block."""
         self._spool.seek(0)
         values = np.frombuffer(self._spool.read(), VALUE_TYPE)
         memory = io.BytesIO()
@@ -173,18 +177,15 @@ class ZooWriter:
             self._write_all_but_values(file)
             chunks = (min(_CHUNK_VALUES, len(values)),)
             file.create_dataset("values", data=values, chunks=chunks, track_times=False, **COMPRESSION)
-        yield memory.getbuffer()[SEAL_BYTES:]
+        return memory.getbuffer()[SEAL_BYTES:]
 
-    def _mapped_content(self) -> Iterator[memoryview | bytes]:
-        """The HDF5 content after its user block: first all that describes it, then the values as the spool has them."""
+    def _mapped_index(self, num_bytes: int) -> memoryview:
+        """The HDF5 content after the user block, up to the values, which end the file."""
         memory = io.BytesIO()
         with _hdf5_in(memory) as file:
             self._write_all_but_values(file)
-            start = _reserve_values(file, self._spool.seek(0, io.SEEK_END) // np.dtype(VALUE_TYPE).itemsize)
-        yield memory.getbuffer()[SEAL_BYTES:start]
-        self._spool.seek(0)
-        while piece := self._spool.read(_PIECE_BYTES):
-            yield piece
+            start = _reserve_values(file, num_bytes // np.dtype(VALUE_TYPE).itemsize)
+        return memory.getbuffer()[SEAL_BYTES:start]
 
     def _write_all_but_values(self, file: h5py.File) -> None:
         write_info(file, self.info)

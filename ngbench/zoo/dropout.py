@@ -28,7 +28,7 @@ class StackedDropout:
         self.step = 0
 
     def __call__(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
-        """Drops units of ``[active networks, images, ...]`` at dropout `number` of the module in step `step`, and scales the rest."""
+        """Drops units of the active networks ``[networks, images, ...]`` at dropout `number` in step `step`; scales the rest."""
         if not self._drops:
             return hidden
         active, size = len(hidden), hidden[0].numel()
@@ -39,7 +39,7 @@ class StackedDropout:
 
 
 def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """MurmurHash3's 32-bit finaliser, in place; torch shifts int32 arithmetically, so the shifted-in sign bits are masked away."""
+    """MurmurHash3's 32-bit finaliser, in place; torch shifts int32 with its sign, so the shifted-in bits are masked away."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None)):
         bits ^= (bits >> shift).bitwise_and_((1 << (32 - shift)) - 1)
         if factor is not None:

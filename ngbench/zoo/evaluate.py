@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ngbench.zoo.stack import StackedModule
+from ngbench.zoo.stack import StackedModule, aligned_rows, unflatten
 
 # networks a stack: their activations and dense kernels stay in the cache of a core, and more gain nothing on two cores
 STACK_SIZE = 32
@@ -40,21 +40,24 @@ def score(
     module: nn.Module, parameters: Mapping[str, torch.Tensor], *, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each network is right on each image, and its cross-entropy there, float64 ``[networks, images]``."""
-    weight = next(iter(parameters.values()))
-    num_networks = len(weight)
+    weights = torch.cat([values.flatten(1) for values in parameters.values()], dim=1)
+    shapes = {path: tuple(values.shape[1:]) for path, values in parameters.items()}
     stack = StackedModule(module, STACK_SIZE)
-    pixels, targets = torch.from_numpy(images).to(weight), torch.from_numpy(labels).to(weight.device)
-    right, losses = np.empty((num_networks, len(images))), np.empty((num_networks, len(images)))
-    for first in range(0, num_networks, STACK_SIZE):
+    pixels, targets = torch.from_numpy(images).to(weights), torch.from_numpy(labels).to(weights.device)
+    right, losses = np.empty((len(weights), len(images))), np.empty((len(weights), len(images)))
+    for first in range(0, len(weights), STACK_SIZE):
         networks = slice(first, first + STACK_SIZE)
-        part = {path: values[networks] for path, values in parameters.items()}
-        count = min(STACK_SIZE, num_networks - first)
+        part = unflatten(aligned_rows(weights[networks]), shapes)
+        count = min(STACK_SIZE, len(weights) - first)
         for start in range(0, len(images), _IMAGES_A_CALL):
             chosen = slice(start, start + _IMAGES_A_CALL)
-            logits = stack(part, pixels[chosen].expand(count, *pixels[chosen].shape))
             wanted = targets[chosen].expand(count, -1)
+            # black images fill the last call up, so that every network's part of every product has the same alignment
+            shown = nn.functional.pad(pixels[chosen], (0, 0, 0, 0, 0, 0, 0, -wanted.shape[1] % 16))
+            logits = stack(part, shown.expand(count, *shown.shape))[:, : wanted.shape[1]]
             right[networks, chosen] = (logits.argmax(-1) == wanted).cpu().numpy()
-            losses[networks, chosen] = nn.functional.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none").cpu().numpy()
+            each = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+            losses[networks, chosen] = each.view(wanted.shape).cpu().numpy()
     return right, losses
 
 

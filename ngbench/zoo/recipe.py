@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from ngbench.errors import RecipeError, UnknownNameError
 from ngbench.zoo.architectures import Cnn
@@ -34,6 +34,7 @@ class Recipe(BaseModel):
         architecture: What all networks are built as.
         hyperparameters: A distribution for each hyper-parameter column.
         rounding: 16-bit type that trained weights are rounded to before they are measured.
+        largest_weight: A run that ends with a parameter beyond this magnitude has diverged, though it may be finite.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +51,7 @@ class Recipe(BaseModel):
     architecture: Cnn
     hyperparameters: dict[str, Distribution]
     rounding: Literal["bfloat16", "float16", "none"]
+    largest_weight: PositiveFloat
 
     @field_validator("hyperparameters")
     @classmethod
@@ -137,7 +139,7 @@ def _parse(text: str, *, name_or_path: str) -> Recipe:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"recipe file {name_or_path!r} is no YAML: {error}") from error
+        raise RecipeError(f"recipe file {name_or_path!r} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"recipe file {name_or_path!r}: expected a mapping of keys, got {type(content).__name__}")
     try:

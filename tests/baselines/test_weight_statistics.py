@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from baselines import boosting
 from baselines.weight_statistics import NUM_STATISTICS, WeightStatistics, layers_of, statistics
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, RunContext
 from ngbench.testing import ONE_STRUCTURE, PROBLEM, SEVERAL_STRUCTURES, cnn_topology, fake_dataset, fake_graphs, mlp_topology
 
 NUM_GRAPHS = 31
-CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=1, num_candidates=3))
+CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=1, num_candidates=2))
+
+
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch):
+    monkeypatch.setattr(boosting, "CANDIDATES", tuple({**candidate, "max_iter": 40} for candidate in boosting.CANDIDATES))
 
 
 def all_layers(dataset):

@@ -61,11 +61,21 @@ def test_scalar_affine_of_input_and_output_belongs_to_their_groups(function_modu
     assert [(group.role, group.activation) for group in groups] == [("input", "mul(2)|sub(1)"), ("output", "mul(0.5)|add(0.5)")]
 
 
-def test_pooling_between_a_layer_and_its_activation_changes_neither(function_module):
-    convolution = nn.Conv2d(3, 5, 3)
-    module = function_module(
-        lambda self, x: self.b(torch.tanh(F.max_pool2d(self.a(x), 2)).mean((2, 3))), a=convolution, b=nn.Linear(5, 2)
-    )
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.adaptive_max_pool2d(x, (2, 3)),
+        lambda x: x.mean((2, 3), keepdim=True),
+        lambda x: x.flatten(2),
+        lambda x: x.transpose(1, 3).permute(0, 3, 1, 2).clone(),
+    ],
+)
+def test_pooling_or_views_between_a_layer_and_its_activation_change_neither(function_module, between):
+    def forward(self, x):
+        return self.b(torch.tanh(between(self.a(x))).flatten(2).mean(-1))
+
+    module = function_module(forward, a=nn.Conv2d(3, 5, 3), b=nn.Linear(5, 2))
     topology = trace(module, torch.zeros(4, 3, 8, 6)).topology
     assert [(group.name, group.activation) for group in topology.groups] == [("x", "none"), ("a", "tanh"), ("b", "none")]
 
@@ -210,3 +220,15 @@ def test_an_in_place_change_of_memory_that_others_read_is_refused(function_modul
 def test_pooling_over_positions_beside_units_is_not_refused(function_module):
     module = function_module(lambda s, x: s.b(F.pad(F.max_pool1d(s.a(x), 3, 1, 1), (1, 2, 0, 0))), **CONV_5)
     assert trace(module, CONV_INPUT).topology.num_edges == 3 * 5 + 5 * 2
+
+
+def test_an_activation_behind_pooling_that_others_do_not_read_has_a_group_of_its_own(function_module):
+    def forward(self, x):
+        hidden = torch.relu(self.a(x))
+        return self.c(torch.tanh(hidden.mean(-1))), self.b(hidden.flatten(1))
+
+    modules = {"a": nn.Conv1d(3, 5, 2), "b": nn.Linear(5 * 8, 7), "c": nn.Linear(5, 2)}
+    topology = trace(function_module(forward, **modules), CONV_INPUT).topology
+    activations = [(group.name, group.activation) for group in topology.groups]
+    assert sorted(activations) == [("a", "relu"), ("b", "none"), ("c", "none"), ("tanh", "tanh"), ("x", "none")]
+    assert (topology.edge_block("b").source, topology.edge_block("c").source) == ("a", "tanh")

@@ -284,7 +284,7 @@ def random_cnns(draw):
     return nn.Sequential(*layers), (batch, channels[0], *(draw(st.integers(12, 15)) for _ in range(num_axes)))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(architecture=random_mlps() | random_cnns(), seed=st.integers(0, 2**64 - 1))
 def test_both_laws_hold_for_random_architectures(architecture, seed):
     module, shape = architecture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn, zeros
 
 from ngbench.graph import Topology, trace
 from ngbench.store import Zoo, ZooInfo, ZooWriter
-from ngbench.store.seal import SEAL_BYTES, Seal
+from ngbench.store.seal import SEAL_BYTES, write_sealed
 from ngbench.zoo.columns import Column
 from ngbench.zoo.recipe import Recipe
 
@@ -31,7 +30,7 @@ class Tiny:
     topologies: list[Topology]
     mlp_rows: np.ndarray
     cnn_rows: np.ndarray
-    info: ZooInfo = ZooInfo("tiny", "3", "Tiny zoo", "CC0-1.0", "nobody, 1815")
+    info: ZooInfo = field(default_factory=lambda: ZooInfo("tiny", "3", "Tiny zoo", "CC0-1.0", "nobody, 1815"))
     columns: tuple[Column, ...] = (
         Column("optimizer", "hyperparameter", "str", "update rule"),
         Column("width", "hyperparameter", "int", "hidden units"),
@@ -110,7 +109,8 @@ def seal_again() -> Callable[[Path, Callable[[h5py.File], None]], Path]:
         with h5py.File(path, "r+") as file:
             edit(file)
         content = path.read_bytes()[SEAL_BYTES:]
-        path.write_bytes(Seal(len(content), hashlib.sha256(content).hexdigest()).to_bytes() + content)
+        with path.open("wb") as file:
+            write_sealed(file, content, ())
         return path
 
     return change
@@ -162,5 +162,6 @@ def recipe() -> Recipe:
                 "train_share": {"kind": "fixed", "value": 1.0},
             },
             "rounding": "bfloat16",
+            "largest_weight": 50.0,
         }
     )

@@ -18,8 +18,10 @@ from ngbench.store.atomic_file import atomic_file, disk_errors
 def largest_file(size_bytes):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_the_name_appears_with_the_whole_content(tmp_path):
@@ -53,18 +55,26 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
         with largest_file(10_000), atomic_file(path) as file:
             file.write(bytes(20_000))
 
-    with pytest.raises(StoreFormatError, match=r"no room to write '.*a\.bin' \(File too large\).*free space in '.*' and run again"):
+    with pytest.raises(
+        StoreFormatError, match=r"no room to write '.*a\.bin' \(File too large\).*free space in '.*' and run again"
+    ):
         fill(tmp_path / "a.bin")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_disk_without_space_is_told_like_a_limit():
-    with pytest.raises(StoreFormatError, match=r"no room to write 'zoos/a\.h5' \(No space left on device\)"), disk_errors(Path("zoos/a.h5")):
+    with (
+        pytest.raises(StoreFormatError, match=r"no room to write 'zoos/a\.h5' \(No space left on device\)"),
+        disk_errors(Path("zoos/a.h5")),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(StoreFormatError, match=r"cannot write '.*none/a\.bin' \(No such file or directory\)"), atomic_file(tmp_path / "none" / "a.bin"):
+    with (
+        pytest.raises(StoreFormatError, match=r"cannot write '.*none/a\.bin' \(No such file or directory\)"),
+        atomic_file(tmp_path / "none" / "a.bin"),
+    ):
         pass
 
 

@@ -17,24 +17,34 @@ def test_the_seal_is_one_line_of_json_that_a_stranger_can_check(tiny_path):
     line = json.loads(data[:SEAL_BYTES])
     assert data[:SEAL_BYTES].count(b"\n") == 1
     assert data[SEAL_BYTES - 1 :].startswith(b"\n\x89HDF")
+    index_bytes = line["index_bytes"]
+    with h5py.File(tiny_path) as file:
+        mapped = file["values"].chunks is None
+        assert index_bytes == (file["values"].id.get_offset() if mapped else len(data)) - SEAL_BYTES
     assert line == {
         "format": "ngbench-zoo",
         "format_version": 1,
         "size_bytes": len(data) - SEAL_BYTES,
         "sha256": hashlib.sha256(data[SEAL_BYTES:]).hexdigest(),
+        "index_bytes": index_bytes,
+        "index_sha256": hashlib.sha256(data[SEAL_BYTES : SEAL_BYTES + index_bytes] + line["sha256"].encode()).hexdigest(),
     }
 
 
 def test_any_flipped_byte_is_refused(tiny_path):
     data = tiny_path.read_bytes()
     rng = np.random.default_rng(7)
-    everywhere = rng.integers(0, len(data), 300)
-    # The seal and the superblock of HDF5 in full, then anywhere.
-    for position in np.concatenate([np.arange(SEAL_BYTES + 64), everywhere]):
+    # The line of the seal and the superblock of HDF5 in full, the padding between them, and anywhere.
+    line, superblock = np.arange(320), SEAL_BYTES + np.arange(64)
+    for position in np.concatenate(
+        [line, superblock, rng.integers(320, SEAL_BYTES, 30), rng.integers(SEAL_BYTES, len(data), 150)]
+    ):
         damaged = bytearray(data)
         damaged[position] ^= 1 << int(rng.integers(8))
         tiny_path.write_bytes(damaged)
-        with pytest.raises(StoreFormatError, match=r"corrupt|is not an ngbench zoo|truncated|bytes after its end|upgrade ngbench"):
+        with pytest.raises(
+            StoreFormatError, match=r"corrupt|is not an ngbench zoo|truncated|bytes after its end|upgrade ngbench"
+        ):
             Zoo(tiny_path)
     tiny_path.write_bytes(data)
     Zoo(tiny_path)
@@ -46,7 +56,11 @@ def test_a_truncated_file_is_told_with_its_sizes(tiny_path, kept):
     tiny_path.write_bytes(data[:kept])
     size = len(data[:kept])
     expected = "at least 512" if size < SEAL_BYTES else str(len(data))
-    match = "is not an ngbench zoo" if size < 42 else rf"tiny\.h5' is truncated: expected {expected} bytes, got {size}; fetch it again"
+    match = (
+        "is not an ngbench zoo"
+        if size < 42
+        else rf"tiny\.h5' is truncated: expected {expected} bytes, got {size}; fetch it again"
+    )
     with pytest.raises(StoreFormatError, match=match):
         read_seal(tiny_path)
 
@@ -122,6 +136,6 @@ def test_a_folder_is_no_zoo(tmp_path):
 
 
 def test_a_seal_keeps_its_numbers():
-    line = Seal(1234567890123, "ab" * 32).to_bytes()
+    line = Seal(1234567890123, "ab" * 32, 45678, "cd" * 32).to_bytes()
     assert len(line) == SEAL_BYTES
-    assert json.loads(line)["size_bytes"] == 1234567890123
+    assert (json.loads(line)["size_bytes"], json.loads(line)["index_bytes"]) == (1234567890123, 45678)

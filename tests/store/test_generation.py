@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ngbench.errors import RecipeError, TrainingError
+from ngbench.graph import restore
+from ngbench.store import Zoo, generate
+from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
+    """The zoo of a generation that nothing interrupted."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    zoo = generate(recipe, tmp_path_factory.mktemp("whole") / "a.h5", shard_size=3)
+    torch.set_num_threads(num_threads)
+    return zoo
+
+
+def test_the_zoo_holds_what_was_trained(recipe, whole):
+    trained = train(recipe, range(7))
+    assert whole.ids.tolist() == whole.run_ids.tolist() == trained.metadata["run_id"].tolist()
+    assert [run_id for run_id, _ in whole.diverged] == ["moment-00003", "moment-00004"]
+    assert whole.diverged == trained.diverged
+    assert set(whole.columns) == set(trained.metadata) - {"run_id"}
+    for name in whole.columns:
+        assert (whole.metadata[name] == trained.metadata[name]).all()
+    for row in range(len(whole)):
+        state_dict = restore(whole[row])
+        assert all(np.array_equal(state_dict[path].numpy(), values[row]) for path, values in trained.parameters.items())
+
+
+def test_the_zoo_knows_its_recipe(recipe, whole):
+    assert Recipe.model_validate(whole.info.recipe) == recipe
+    assert (whole.name, whole.version, whole.info.title) == ("moment", "2", "CNNs trained for a moment")
+
+
+def test_networks_of_each_activation_have_their_topology(whole):
+    for graph, activation in zip(whole, whole.metadata["activation"], strict=True):
+        assert {group.activation for group in graph.topology.groups if group.role == "hidden"} == {activation}
+
+
+def test_only_the_zoo_file_is_left(whole):
+    assert os.listdir(whole.path.parent) == ["a.h5"]
+
+
+@pytest.mark.parametrize("shard_size", [1, 2, 100])
+def test_the_file_does_not_depend_on_the_size_of_parts(recipe, whole, tmp_path, shard_size):
+    assert generate(recipe, tmp_path / "b.h5", shard_size=shard_size).sha256 == whole.sha256
+
+
+class StopAt:
+    """A progress that interrupts when it is called for the n-th time."""
+
+    def __init__(self, call):
+        self.calls_left = call
+
+    def __call__(self, done, total, text=""):
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_anywhere_it_ends_with_the_same_file(recipe, whole, tmp_path):
+    path, num_interruptions = tmp_path / "a.h5", 0
+    calls = []
+    generate(recipe, tmp_path / "count.h5", shard_size=3, progress=lambda done, total, text="": calls.append((done, total)))
+    for call in range(1, len(calls) + 1):
+        try:
+            generate(recipe, path, shard_size=3, progress=StopAt(call))
+        except KeyboardInterrupt:
+            num_interruptions += 1
+            assert not path.exists()
+    # Finished parts are not trained again, so a late stop is not reached: the last call may end it.
+    assert num_interruptions >= 3
+    assert generate(recipe, path, shard_size=3).sha256 == whole.sha256
+
+
+def test_finished_parts_are_not_trained_again(recipe, tmp_path, monkeypatch):
+    trained = []
+
+    def recorded(recipe, runs, **options):
+        trained.append(runs)
+        return train(recipe, runs, **options)
+
+    monkeypatch.setattr("ngbench.store.generation.train", recorded)
+    calls = []
+
+    def stop_in_the_last_part(done, total, text=""):
+        calls.append(done)
+        if text == "part 2 of 3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(recipe, tmp_path / "a.h5", shard_size=3, progress=stop_in_the_last_part)
+    generate(recipe, tmp_path / "a.h5", shard_size=3)
+    assert trained == [range(3), range(3, 6), range(6, 7)]
+
+
+def test_progress_rises_to_the_total(recipe, tmp_path):
+    calls = []
+    generate(recipe, tmp_path / "a.h5", shard_size=3, progress=lambda done, total, text="": calls.append((done, total)))
+    done, totals = zip(*calls, strict=True)
+    assert list(done) == sorted(done)
+    assert set(totals) == {done[-1]}
+
+
+KILLED = """
+import os, pathlib, signal, sys
+import torch
+from ngbench.store import generate
+from ngbench.zoo.recipe import Recipe
+
+torch.set_num_threads(1)
+recipe, out, call = Recipe.model_validate_json(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+fsync = os.fsync
+
+def killing(descriptor):
+    global call
+    call -= 1
+    if call == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+
+os.fsync = killing
+generate(recipe, out, shard_size=3)
+"""
+
+
+@pytest.mark.parametrize("write", [2, 4], ids=["a part", "the zoo"])
+def test_killed_while_it_writes_it_ends_with_the_same_file(recipe, whole, tmp_path, write):
+    path = tmp_path / "a.h5"
+    finished = subprocess.run([sys.executable, "-c", KILLED, recipe.model_dump_json(), str(path), str(write)])
+    assert finished.returncode == -9
+    assert not path.exists()
+    assert len(list(tmp_path.glob("a.h5.parts/shard-*.npz"))) == write - 1
+    assert generate(recipe, path, shard_size=3).sha256 == whole.sha256
+
+
+def test_a_file_that_stands_is_opened_and_its_parts_are_removed(recipe, whole, tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(whole.path.read_bytes())
+    (tmp_path / "a.h5.parts").mkdir()
+    assert generate(recipe, path, shard_size=3).sha256 == whole.sha256
+    assert os.listdir(tmp_path) == ["a.h5"]
+
+
+def test_a_file_of_another_recipe_is_not_overwritten(recipe, whole, tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(whole.path.read_bytes())
+    match = r"a\.h5' already holds zoo 'moment' version 2 of another recipe; expected recipe 'moment' version 3 with 7 runs"
+    with pytest.raises(RecipeError, match=match):
+        generate(recipe.model_copy(update={"version": "3"}), path)
+    assert Zoo(path).sha256 == whole.sha256
+
+
+def test_a_limit_trains_the_first_runs_only(recipe, whole, tmp_path):
+    zoo = generate(recipe, tmp_path / "a.h5", limit=2)
+    assert zoo.ids.tolist() == whole.ids[:2].tolist()
+    assert (zoo.values(slice(None)) == whole.values([0, 1])).all()
+    assert zoo.info.recipe["num_runs"] == 2
+
+
+def test_a_limit_above_all_runs_trains_all(recipe, whole, tmp_path):
+    assert generate(recipe, tmp_path / "a.h5", limit=1000).sha256 == whole.sha256
+
+
+@pytest.mark.parametrize("name", ["limit", "shard_size"])
+def test_numbers_below_one_are_refused(recipe, tmp_path, name):
+    with pytest.raises(RecipeError, match=f"{name} is 0; expected at least 1"):
+        generate(recipe, tmp_path / "a.h5", **{name: 0})
+
+
+def test_a_recipe_whose_runs_all_diverge_gives_no_file(recipe, tmp_path):
+    rate = recipe.hyperparameters["learning_rate"].model_copy(update={"values": (1e6, 1e6)})
+    activation = recipe.hyperparameters["activation"].model_copy(update={"values": ("relu", "relu")})
+    wild = recipe.model_copy(
+        update={"num_runs": 2, "hyperparameters": {**recipe.hyperparameters, "learning_rate": rate, "activation": activation}}
+    )
+    with pytest.raises(TrainingError, match="all 2 runs of recipe 'moment' diverged, moment-00000 because its weights"):
+        generate(wild, tmp_path / "a.h5")
+    assert not (tmp_path / "a.h5").exists()

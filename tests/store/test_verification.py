@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ngbench.graph import symmetry
+from ngbench.registry import Registry
+from ngbench.store import ReleasedZoo, Zoo, generate, released, verify
+from ngbench.store.splits import assign
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def generated(recipe, tmp_path_factory):
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    path = generate(recipe, tmp_path_factory.mktemp("generated") / "a.h5").path
+    torch.set_num_threads(num_threads)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(generated, tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(generated)
+    return path
+
+
+def failed(zoo):
+    return {check.name: check.detail for check in verify(zoo) if not check.passed}
+
+
+def test_a_generated_zoo_passes_every_check(path):
+    checks = verify(Zoo(path))
+    assert all(check.passed for check in checks)
+    assert [check.name for check in checks] == [
+        "checksum",
+        "finite values",
+        "unique ids",
+        "split default: by run",
+        "split default: by orbit",
+        "recorded accuracy",
+    ]
+    num_values = 5 * (2 * 9 + 2 + 3 * 2 * 9 + 3 + 10 * 3 + 10)
+    assert checks[1].detail == f"{num_values} values of 5 networks"
+    assert checks[-1].detail == "5 networks evaluated on 30 test images"
+
+
+def test_a_zoo_that_was_not_generated_has_no_accuracy_to_check(tiny_zoo):
+    assert not failed(tiny_zoo)
+    assert "recorded accuracy" not in {check.name for check in verify(tiny_zoo)}
+
+
+def test_damage_in_a_file_that_is_not_hashed_when_opened_is_found(path, monkeypatch):
+    zoo = Zoo(path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    (check,) = verify(zoo)
+    assert (check.name, check.passed) == ("checksum", False)
+    assert f"expected {zoo.sha256}" in check.detail
+
+
+def test_a_released_file_is_held_against_its_registered_sum(path, monkeypatch):
+    registry = Registry("zoo")
+    monkeypatch.setattr("ngbench.store.verification.RELEASED", registry)
+    monkeypatch.setattr(released, "resources", SimpleNamespace(files=lambda package: path.parent.parent))
+    zoo = Zoo(path)
+    assert verify(zoo)[0].detail == f"sha256 {zoo.sha256}, not a released file"
+    registry.register("moment", ReleasedZoo("moment", "2", path.name, zoo.sha256, path.stat().st_size))
+    assert verify(zoo)[0].detail.endswith("as released under the name moment version 2")
+
+
+def test_a_file_in_the_place_of_a_released_one_must_be_it(path, monkeypatch):
+    (path.parent / "embedded").mkdir()
+    path = path.rename(path.parent / "embedded" / "a.h5")
+    registry = Registry("zoo")
+    monkeypatch.setattr("ngbench.store.verification.RELEASED", registry)
+    monkeypatch.setattr(released, "resources", SimpleNamespace(files=lambda package: path.parent.parent))
+    registry.register("moment", ReleasedZoo("moment", "2", "a.h5", "00", 1))
+    assert failed(Zoo(path)) == {"checksum": f"sha256 {Zoo(path).sha256}; expected 00, as released under the name moment"}
+
+
+def edit_values(row, change):
+    def edit(file):
+        start, stop = file["models/value_ptr"][row : row + 2]
+        file["values"][start:stop] = change(file["values"][start:stop])
+
+    return edit
+
+
+def test_values_that_are_not_finite_are_found(path, seal_again):
+    zoo = Zoo(seal_again(path, edit_values(2, lambda values: np.where(np.arange(len(values)) == 4, np.nan, values))))
+    assert failed(zoo)["finite values"] == f"network {str(zoo.ids[2])!r} has values that are not finite; 1 networks have such"
+
+
+def test_an_id_that_stands_twice_is_found(path, seal_again):
+    def edit(file):
+        file["models/id"][1] = file["models/id"][0]
+
+    assert failed(Zoo(seal_again(path, edit))) == {"unique ids": "network id 'moment-00000' stands 2 times"}
+
+
+def test_a_network_in_no_part_is_found(path, seal_again):
+    def edit(file):
+        file["splits/default"][3] = 3
+
+    assert failed(Zoo(seal_again(path, edit)))["split default: by run"] == "1 networks stand in none of train, val, test"
+
+
+def test_a_run_torn_between_two_parts_is_found(tiny_path, seal_again):
+    before = Zoo(tiny_path)
+    row = 2 * int(np.flatnonzero(assign("tiny", before.run_ids[::2]) == 0)[0])
+
+    def edit(file):
+        file["splits/default"][row + 1] = 2
+
+    zoo = Zoo(seal_again(tiny_path, edit))
+    a, b = map(str, zoo.ids[[row, row + 1]])
+    assert failed(zoo) == {
+        "split default: by run": f"network {b!r} of test and network {a!r} of train belong together; 1 networks are torn so"
+    }
+
+
+def torn_pair(run_ids):
+    """Two rows, of the first eleven, in different parts."""
+    parts = assign("tiny", run_ids)[:11]
+    return 0, int(np.flatnonzero(parts != parts[0])[0])
+
+
+@pytest.mark.parametrize("transform", ["equal", "permuted", "sign"])
+def test_an_orbit_torn_between_two_parts_is_found(tiny, tmp_path, transform):
+    # Enough runs that some fall into another part than the first.
+    tiny.run_ids = [f"run-{index}" for index in range(17)]
+    first, mate = torn_pair(tiny.run_ids)
+    tiny.topologies[mate] = tiny.topologies[first]
+    zoo = Zoo(tiny.write(tmp_path / "before.h5"))
+    assert not failed(zoo)
+    graph = zoo[first]
+    if transform == "permuted":
+        graph = symmetry.group(graph.topology).sample(4).act(graph)
+        assert not graph.equal(zoo[first])
+    sign = -1 if transform == "sign" else 1
+    tiny.mlp_rows[mate] = sign * graph.row().numpy()
+    found = failed(Zoo(tiny.write(tmp_path / "after.h5")))
+    assert list(found) == ["split default: by orbit"]
+    assert f"{tiny.ids[mate]!r} of" in found["split default: by orbit"]
+    assert f"{tiny.ids[first]!r} of" in found["split default: by orbit"]
+
+
+def test_a_network_that_does_not_do_what_is_recorded_is_found(path, seal_again):
+    before = Zoo(path).metadata["test_accuracy"][1]
+
+    def edit(file):
+        file["metadata/test_accuracy"][1] += 1 / 30
+
+    found = failed(Zoo(seal_again(path, edit)))
+    assert found == {
+        "recorded accuracy": f"network 'moment-00001' has test accuracy {before:.4f}; recorded is {before + 1 / 30:.4f}"
+    }
+
+
+def test_swapped_networks_are_found_by_their_accuracy(path, seal_again):
+    zoo = Zoo(path)
+    activations, accuracies = zoo.metadata["activation"], zoo.metadata["test_accuracy"]
+    pairs = [(i, j) for i in range(5) for j in range(i) if activations[i] == activations[j] and accuracies[i] != accuracies[j]]
+    a, b = pairs[0]
+    values = zoo.values([a, b])
+
+    def edit(file):
+        edit_values(a, lambda _: values[1])(file)
+        edit_values(b, lambda _: values[0])(file)
+
+    assert "recorded accuracy" in failed(Zoo(seal_again(path, edit)))
+
+
+def test_a_recipe_that_cannot_be_read_is_told(path, seal_again):
+    def edit(file):
+        file.attrs["recipe"] = '{"name": "moment"}'
+
+    assert "cannot be read: key 'version': Field required" in failed(Zoo(seal_again(path, edit)))["recorded accuracy"]
+
+
+def test_a_recipe_of_another_architecture_is_told(path, seal_again):
+    def edit(file):
+        file.attrs["recipe"] = file.attrs["recipe"].replace('"channels": [2, 3]', '"channels": [2, 5]')
+
+    found = failed(Zoo(seal_again(path, edit)))["recorded accuracy"]
+    assert "network 'moment-00000' has parameters" in found
+    assert "'conv1.weight': (3, 2, 3, 3)" in found
+    assert "'conv1.weight': (5, 2, 3, 3)" in found
+
+
+def test_a_missing_column_is_told(path, seal_again):
+    def edit(file):
+        del file["metadata/test_accuracy"]
+
+    assert "unknown metadata column of zoo 'moment' 'test_accuracy'" in failed(Zoo(seal_again(path, edit)))["recorded accuracy"]
+
+
+def test_the_sample_is_as_large_as_asked_for_and_seeded(path):
+    zoo = Zoo(path)
+    assert verify(zoo, sample=2, seed=1)[-1].detail == "2 networks evaluated on 30 test images"

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from ngbench.zoo.run import Run
+
+
+def test_run_sees_its_share_of_the_images_for_its_epochs(small_recipe):
+    run = Run.of(small_recipe({"train_share": 0.07, "epochs": 5, "batch_size": 7}), 3)
+    assert run.num_train == 70
+    assert run.num_steps == 50
+    batches = run.batches(1000)
+    assert batches.shape == (50, 7)
+    for epoch in batches.reshape(5, 70):
+        assert np.array_equal(np.sort(epoch), np.sort(run.train_rows(1000)))
+    assert not np.array_equal(batches[:10], batches[10:20])
+
+
+def test_batches_may_span_two_epochs(small_recipe):
+    run = Run.of(small_recipe({"train_share": 0.01, "epochs": 3, "batch_size": 7}), 0)
+    order = run.batches(1000).ravel()
+    assert len(order) == 28 == 7 * run.num_steps
+    assert set(order[:10]) == set(order[10:20]) == set(run.train_rows(1000))
+
+
+def test_training_images_are_drawn_anew_for_each_run(small_recipe):
+    recipe = small_recipe({"train_share": 0.5})
+    first, second = Run.of(recipe, 0).train_rows(1000), Run.of(recipe, 1).train_rows(1000)
+    assert len(set(first)) == 500
+    assert len(set(first) & set(second)) == pytest.approx(250, abs=50)
+
+
+def test_draws_of_a_run_do_not_depend_on_each_other(small_recipe):
+    one, more = Run.of(small_recipe({"epochs": 1}), 2), Run.of(small_recipe({"epochs": 3}), 2)
+    assert np.array_equal(one.batches(1000), more.batches(1000)[: one.num_steps])
+    assert np.array_equal(one.dropout_keys(3), more.dropout_keys(3)[: one.num_steps])
+    shapes = {"weight": (4, 6)}
+    assert np.array_equal(one.initial_weights(shapes), more.initial_weights(shapes))

@@ -1,0 +1,226 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from ngbench.errors import ImagesError, RecipeError, TrainingError
+from ngbench.zoo.architectures import build
+from ngbench.zoo.columns import COLUMNS
+from ngbench.zoo.evaluate import evaluate
+from ngbench.zoo.images import load_images
+from ngbench.zoo.optimizers import OPTIMIZERS
+from ngbench.zoo.recipe import Recipe, load_recipe
+from ngbench.zoo.run import Run
+from ngbench.zoo.stack import parameter_shapes, unflatten
+from ngbench.zoo.train import TrainedNetworks, train
+
+TORCH_OPTIMIZERS = {
+    "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr, weight_decay=decay),
+    "momentum": lambda p, lr, decay: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=decay),
+    "rmsprop": lambda p, lr, decay: torch.optim.RMSprop(p, lr, weight_decay=decay),
+    "adam": lambda p, lr, decay: torch.optim.Adam(p, lr, weight_decay=decay),
+    "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr, weight_decay=decay),
+}
+
+
+class MaskedDropout(torch.nn.Module):
+    """Drops what the run's keys say; positions count over height, width, channels, as the masks are defined."""
+
+    def __init__(self, rate, keys):
+        super().__init__()
+        self.rate, self.keys, self.step = rate, keys, 0
+
+    def forward(self, hidden):
+        images, channels, height, width = hidden.shape
+        size = hidden.numel()
+        bits = np.arange((size + 1) // 2, dtype=np.uint32) + np.uint32(int(self.keys[self.step]) % 2**32)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
+        kept = bits.view("<i2")[:size] >= round(self.rate * 65536) - 32768
+        mask = torch.from_numpy(kept.reshape(images, height, width, channels)).permute(0, 3, 1, 2)
+        self.step += 1
+        return hidden * mask / (1 - self.rate)
+
+
+def train_alone(recipe, index):
+    """One network through torch's own modules and optimisers, float64."""
+    run, images = Run.of(recipe, index), load_images(recipe.images)
+    chosen = run.hyperparameters
+    module = build(recipe.architecture, chosen["activation"]).double()
+    keys = run.dropout_keys(3)
+    for number in range(3):
+        setattr(module, f"dropout{number}", MaskedDropout(chosen["dropout"], keys[:, number]))
+    start = torch.from_numpy(run.initial_weights(parameter_shapes(module)))
+    module.load_state_dict({path: values[0] for path, values in unflatten(start[None], parameter_shapes(module)).items()})
+    pixels, labels = torch.from_numpy(images.train_images).double(), torch.from_numpy(images.train_labels)
+    optimizer = TORCH_OPTIMIZERS[chosen["optimizer"]](module.parameters(), chosen["learning_rate"], chosen["weight_decay"])
+    for step, rows in enumerate(run.batches(len(labels))):
+        if chosen["schedule"] == "cosine":
+            optimizer.param_groups[0]["lr"] = chosen["learning_rate"] * np.cos(np.pi * step / run.num_steps / 2) ** 2
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(pixels[rows]), labels[rows]).backward()
+        optimizer.step()
+    return run, module.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_stacked_networks_equal_networks_trained_alone(small_recipe, optimizer, dropout):
+    fixed = {"optimizer": optimizer, "learning_rate": 0.01, "dropout": dropout, "epochs": 7, "batch_size": 16, "init_scale": 1.0}
+    recipe = small_recipe(fixed, rounding="none")
+    stacked = train(recipe, range(5), dtype=torch.float64)
+    steps = []
+    for row in range(5):
+        run, expected = train_alone(recipe, row)
+        steps.append(run.num_steps)
+        for path, values in expected.items():
+            np.testing.assert_allclose(stacked.parameters[path][row], values.numpy(), rtol=0, atol=1e-10)
+    assert min(steps) < 40 < max(steps)
+
+
+def test_network_does_not_depend_on_what_is_trained_with_it():
+    # digits-cnn itself, whose matrices fill whole lines of 64 bytes; unrounded, because rounding hides differences
+    content = load_recipe("digits-cnn").model_dump(mode="json")
+    content["hyperparameters"] |= {
+        "epochs": {"kind": "fixed", "value": 2},
+        "train_share": {"kind": "uniform", "low": 0.1, "high": 0.5},
+    }
+    recipe = Recipe.model_validate({**content, "rounding": "none"})
+    together = train(recipe, range(40))
+    for part in ([0], [7], [3, 4], [31, 2, 5, 8, 38, 15, 16, 17], range(1, 40)):
+        apart = train(recipe, part)
+        assert apart.metadata["run_index"].tolist() == sorted(part)
+        for path, values in together.parameters.items():
+            assert np.array_equal(apart.parameters[path], values[sorted(part)])
+        for name, values in together.metadata.items():
+            assert np.array_equal(apart.metadata[name], values[sorted(part)])
+
+
+def test_other_seed_gives_other_networks(small_recipe):
+    one, other = train(small_recipe(seed=1), [0]), train(small_recipe(seed=2), [0])
+    assert not np.array_equal(one.parameters["head.weight"], other.parameters["head.weight"])
+
+
+def test_metadata_has_every_column_with_its_type_and_range(small_recipe):
+    networks = train(small_recipe(), range(9))
+    assert set(networks.metadata) == set(COLUMNS)
+    for name, column in COLUMNS.items():
+        assert networks.metadata[name].dtype.kind == {"int": "i", "float": "f", "str": "U"}[column.dtype]
+        assert all(column.allows(value) for value in networks.metadata[name].tolist())
+    assert len(networks) == 9
+    assert networks.diverged == ()
+
+
+def test_measurements_are_those_of_the_rounded_networks(small_recipe):
+    recipe = small_recipe()
+    networks, images = train(recipe, range(6)), load_images(recipe.images)
+    for row in range(6):
+        module = networks.module_of(row)
+        assert not module.training
+        for split, pixels, labels in (
+            ("test", images.test_images, images.test_labels),
+            ("val", images.val_images, images.val_labels),
+        ):
+            logits, wanted = module(torch.from_numpy(pixels)), torch.from_numpy(labels)
+            assert networks.metadata[f"{split}_accuracy"][row] == pytest.approx(
+                (logits.argmax(1) == wanted).float().mean().item()
+            )
+            loss = torch.nn.functional.cross_entropy(logits, wanted).item()
+            assert networks.metadata[f"{split}_loss"][row] == pytest.approx(loss, rel=1e-4)
+        seen = Run.of(recipe, row).train_rows(1000)
+        right = module(torch.from_numpy(images.train_images[seen])).argmax(1).numpy() == images.train_labels[seen]
+        assert networks.metadata["train_accuracy"][row] == pytest.approx(right.mean())
+        for values in networks.parameters.values():
+            assert torch.equal(torch.from_numpy(values).bfloat16().float(), torch.from_numpy(values))
+
+
+def test_public_evaluation_gives_the_recorded_accuracy_bit_for_bit(small_recipe):
+    recipe = small_recipe()
+    networks, images = train(recipe, range(8)), load_images(recipe.images)
+    for activation in set(networks.metadata["activation"]):
+        rows = np.flatnonzero(networks.metadata["activation"] == activation)
+        parameters = {path: values[rows] for path, values in networks.parameters.items()}
+        accuracy, loss = evaluate(
+            build(recipe.architecture, activation), parameters, images=images.test_images, labels=images.test_labels
+        )
+        assert np.array_equal(accuracy, networks.metadata["test_accuracy"][rows])
+        assert np.array_equal(loss, networks.metadata["test_loss"][rows])
+
+
+def test_training_learns(small_recipe):
+    fixed = {"optimizer": "adam", "learning_rate": 0.02, "epochs": 15, "dropout": 0.0, "train_share": 0.5, "init_scale": 1.0}
+    networks = train(small_recipe({**fixed, "activation": "tanh", "weight_decay": 0.0}), range(3))
+    assert networks.metadata["test_accuracy"].min() > 0.7
+    untrained = train(small_recipe({**fixed, "learning_rate": 1e-9}), range(3))
+    assert untrained.metadata["test_accuracy"].max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("rate", "limit", "reason"),
+    [
+        (
+            1e6,
+            1e30,
+            "(weights reach nan|weights reach inf|losses are not finite) after [0-9]+ steps of sgd with learning rate 1e\\+06",
+        ),
+        (0.1, 1e-3, r"weights reach [0-9.]+ after [0-9]+ steps of sgd with learning rate 0\.1"),
+    ],
+)
+def test_diverged_runs_are_recorded_and_left_out(small_recipe, rate, limit, reason):
+    fixed = {"optimizer": "sgd", "learning_rate": rate, "activation": "relu", "init_scale": 1.0}
+    networks = train(small_recipe(fixed, largest_weight=limit), [4, 2])
+    assert len(networks) == 0
+    assert networks.parameters["conv0.weight"].shape == (0, 3, 1, 3, 3)
+    assert [run_id for run_id, _ in networks.diverged] == ["digits-cnn-00002", "digits-cnn-00004"]
+    for _, text in networks.diverged:
+        assert re.fullmatch(reason, text)
+
+
+def test_one_diverged_run_leaves_the_others_as_they_are(small_recipe):
+    recipe = small_recipe()
+    whole = train(recipe, range(6))
+    sizes = np.max([np.abs(values).reshape(6, -1).max(axis=1) for values in whole.parameters.values()], axis=0)
+    limit = float(np.sort(sizes)[-2])
+    rest = train(small_recipe(largest_weight=limit), range(6))
+    kept = np.flatnonzero(sizes <= limit)
+    assert [run_id for run_id, _ in rest.diverged] == [whole.metadata["run_id"][sizes.argmax()]]
+    assert np.array_equal(rest.parameters["head.weight"], whole.parameters["head.weight"][kept])
+    assert np.array_equal(rest.metadata["run_id"], whole.metadata["run_id"][kept])
+
+
+def test_progress_rises_to_the_total(small_recipe):
+    recipe, calls = small_recipe(), []
+    train(recipe, range(7), progress=lambda *call: calls.append(call))
+    total = sum(Run.of(recipe, index).num_steps for index in range(7))
+    assert {call[1] for call in calls} == {total}
+    assert [call[0] for call in calls] == sorted({call[0] for call in calls})
+    assert calls[-1][0] == total
+    assert calls[-1][2].endswith("networks")
+
+
+@pytest.mark.parametrize("indices", [[], [3, 3]])
+def test_no_run_or_one_twice_is_refused(small_recipe, indices):
+    with pytest.raises(TrainingError, match=f"at least one run index and none twice, got \\[{', '.join(map(str, indices))}\\]"):
+        train(small_recipe(), indices)
+
+
+def test_run_beyond_the_recipe_is_refused_before_training(small_recipe):
+    with pytest.raises(RecipeError, match="runs 0 to 4, got run index 5"):
+        train(small_recipe(num_runs=5), [0, 5])
+
+
+def test_images_of_another_shape_than_the_architecture_are_refused(small_recipe):
+    recipe = small_recipe()
+    content = recipe.model_dump(mode="json")
+    content["architecture"]["input_shape"] = [1, 9, 8]
+    with pytest.raises(ImagesError, match=r"images of shape \(1, 8, 8\), but the architecture takes \(1, 9, 8\)"):
+        train(type(recipe).model_validate(content), [0])
+
+
+def test_rows_that_do_not_fit_together_are_refused(small_recipe):
+    networks = train(small_recipe(), [0, 1])
+    with pytest.raises(TrainingError, match=r"one row a network each, got .*'head.bias': 1"):
+        TrainedNetworks(
+            **{**vars(networks), "parameters": {**networks.parameters, "head.bias": networks.parameters["head.bias"][:1]}}
+        )
