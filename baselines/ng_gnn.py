@@ -211,8 +211,8 @@ class SumOfEnds(torch.autograd.Function):
         at_target, at_source = grad_nodes.chunk(2, -1)
         for run in ctx.wiring.runs:
             block = run.block(grad)
-            at_target[run.targets] += block.sum(1)
-            at_source[run.sources] += block.sum(1 if run.diagonal else 0)
+            at_target[run.targets].add_(block.sum(1))
+            at_source[run.sources].add_(block.sum(1 if run.diagonal else 0))
         return grad_nodes, None
 
 
@@ -249,17 +249,18 @@ class Aggregate(torch.autograd.Function):
         grad_film = torch.empty_like(film)
         grad_scale, grad_messages = grad_film.chunk(2, -1)
         for nodes, runs in ctx.wiring.receivers:
-            block = _received(messages, nodes, runs)
+            block, grad_block = _received(messages, nodes, runs), _received(grad_messages, nodes, runs)
             mean, least, most, deviation = out[nodes].unbind(2)
             grad_mean, grad_least, grad_most, grad_deviation = grad[nodes].unbind(2)
             # d deviation / d message = (message - mean) / (degree · deviation)
             slope = torch.where(deviation > 0, grad_deviation / (deviation * block.shape[1]), 0)
             base = torch.addcmul(grad_mean / block.shape[1], mean, slope, value=-1)
-            grad_block = torch.addcmul(base.unsqueeze(1), block, slope.unsqueeze(1))
+            torch.addcmul(base.unsqueeze(1), block, slope.unsqueeze(1), out=grad_block)
             for extreme, grad_extreme in ((least, grad_least), (most, grad_most)):
                 attained = torch.eq(block, extreme.unsqueeze(1), out=torch.empty_like(block))
                 grad_block.addcmul_(attained, (grad_extreme / attained.sum(1)).unsqueeze(1))
-            _send_back(grad_block, grad_messages, nodes, runs)
+            if len(runs) > 1:
+                _send_back(grad_block, grad_messages, nodes, runs)
         torch.mul(grad_messages, ends, out=grad_scale)
         return grad_film, grad_messages * film.chunk(2, -1)[0], None
 
@@ -325,6 +326,53 @@ class Config(Training):
 # Parts.
 
 
+class Linear(nn.Linear):
+    """`torch.nn.Linear` on ``[rows, graphs, channels]``, by the fastest kernel that torch has for it."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
+        """``[rows, graphs, channels]`` to the same."""
+        return product(input, self.weight, self.bias)
+
+
+def product(vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``functional.linear`` on ``[rows, graphs, channels]``."""
+    if vectors.device.type == "cpu" and vectors.dtype == torch.float32:
+        return Convolved.apply(vectors, weight, bias)
+    return functional.linear(vectors, weight, bias)
+
+
+class Convolved(torch.autograd.Function):
+    """A linear layer as a convolution of 1×1.
+
+    Torch multiplies matrices with MKL, which is slow on processors of another maker, but convolves with oneDNN, which is not:
+    on two cores of an AMD EPYC 2.4 times as fast at these sizes, with the same results.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``[rows, graphs, channels]`` to the same; rows are taken as images, graphs as pixels."""
+        ctx.save_for_backward(vectors, weight)
+        return _as_vectors(functional.conv2d(_as_images(vectors), weight[:, :, None, None], bias))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradient of the bias is summed apart, which is faster."""
+        vectors, weight = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], True, False]
+        grad_vectors, grad_weight, _ = torch.ops.aten.convolution_backward(
+            _as_images(grad), _as_images(vectors), weight[:, :, None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
+        )
+        return _as_vectors(grad_vectors) if wanted[0] else None, grad_weight[:, :, 0, 0], grad.sum((0, 1))
+
+
+def _as_images(vectors: Tensor) -> Tensor:
+    return vectors.transpose(1, 2).unsqueeze(2)
+
+
+def _as_vectors(images: Tensor) -> Tensor:
+    return images.squeeze(2).transpose(1, 2)
+
+
 class Fourier(nn.Module):
     """Gaussian Fourier features: cosines, then sines, of 2π v bᵀ (Tancik et al., NeurIPS 2020).
 
@@ -365,9 +413,9 @@ class PNAConv(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.ends = nn.Linear(channels, 2 * channels)
-        self.film = nn.Linear(channels, 2 * channels)
-        self.update = nn.Linear(9 * channels, channels)
+        self.ends = Linear(channels, 2 * channels)
+        self.film = Linear(channels, 2 * channels)
+        self.update = Linear(9 * channels, channels)
 
     def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring, amplification: Tensor) -> Tensor:
         """New nodes ``[nodes, graphs, channels]``; `amplification` is ``[nodes, 1, 1]``."""
@@ -375,8 +423,8 @@ class PNAConv(nn.Module):
         received = Aggregate.apply(self.film(edges), ends, wiring)
         # The amplified aggregates are a multiple of the plain ones, so the multiple is taken of the product.
         own, plain, amplified = self.update.weight.split([nodes.shape[-1], received.shape[-1], received.shape[-1]], 1)
-        updated = functional.linear(torch.cat([nodes, received], -1), torch.cat([own, plain], 1), self.update.bias)
-        return torch.addcmul(updated, functional.linear(received, amplified), amplification)
+        updated = product(torch.cat([nodes, received], -1), torch.cat([own, plain], 1), self.update.bias)
+        return torch.addcmul(updated, product(received, amplified, torch.zeros_like(self.update.bias)), amplification)
 
 
 class EdgeUpdate(nn.Module):
@@ -384,9 +432,9 @@ class EdgeUpdate(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.edge = nn.Linear(channels, channels)
-        self.ends = nn.Linear(channels, 2 * channels)
-        self.out = nn.Linear(channels, channels)
+        self.edge = Linear(channels, channels)
+        self.ends = Linear(channels, 2 * channels)
+        self.out = Linear(channels, channels)
 
     def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring) -> Tensor:
         """New edges ``[edges, graphs, channels]``."""
@@ -428,9 +476,9 @@ class GraphNetwork(nn.Module):
 
     def _encoder(self, num_inputs: int) -> nn.Module:
         if self.config.encoding == "linear":
-            return nn.Linear(num_inputs, self.config.channels)
+            return Linear(num_inputs, self.config.channels)
         fourier = Fourier(num_inputs, self.config.num_frequencies, scale=self.config.frequency_scale)
-        return nn.Sequential(fourier, nn.Linear(2 * self.config.num_frequencies, self.config.channels))
+        return nn.Sequential(fourier, Linear(2 * self.config.num_frequencies, self.config.channels))
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """``[graphs, outputs]``, in the order of the batch."""

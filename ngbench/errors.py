@@ -60,6 +60,10 @@ class StoreFormatError(NgbenchError):
     """A zoo file is truncated, corrupt, foreign or newer than this ngbench: fetch it again or upgrade."""
 
 
+class StoreWriteError(NgbenchError):
+    """A zoo file cannot be written: make room on the disk, or mend the named network."""
+
+
 class ChecksumError(NgbenchError):
     """A zoo file is not the one that was released under its name: fetch it again."""
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A machine under load draws slowly, which is no fault of the code; and a run is the same on every machine.
 settings.register_profile("ngbench", deadline=None, derandomize=True, database=None)
 settings.load_profile("ngbench")
+
+# The tests' networks are tiny: a second thread costs more than it brings, and much more where cores are shared.
+torch.set_num_threads(1)
 
 NUM_NETWORKS = 150
 

@@ -140,9 +140,7 @@ def test_the_range_of_a_setting_is_checked_by_the_method():
 
 @pytest.mark.usefixtures("registered")
 def test_what_offers_no_method_is_refused_with_what_it_lacks():
-    with pytest.raises(
-        MethodError, match="method 'lacking' is a class without predict; expected a class with info, fit"
-    ):
+    with pytest.raises(MethodError, match="method 'lacking' is a class without predict; expected a class with info, fit"):
         method_class("lacking")
     with pytest.raises(MethodError, match="method 'number' is int; expected a class with info, fit and predict"):
         method_class("number")
@@ -181,9 +179,7 @@ def test_a_method_is_loaded_from_a_path_without_being_registered():
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(("attribute", "text"), [("number", "is int"), ("instance", "is Theirs")])
 def test_a_path_to_anything_but_a_class_is_refused_with_what_stands_there(attribute, text):
-    with pytest.raises(
-        MethodError, match=f"method 'methods_test_package:{attribute}' {text}; expected a class with info"
-    ):
+    with pytest.raises(MethodError, match=f"method 'methods_test_package:{attribute}' {text}; expected a class with info"):
         make_method(f"methods_test_package:{attribute}")
 
 

@@ -80,18 +80,21 @@ def _values(column) -> str:  # noqa: ANN001 - numpy is lazy
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: NAME-vVERSION.h5 in the current folder]")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Train only the first so many runs.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
-def generate(recipe: str, out: Path | None, limit: int | None, device: str) -> None:
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes that train side by side.  [default: one a processor]")
+def generate(recipe: str, out: Path | None, limit: int | None, device: str, workers: int | None) -> None:
     """Train a zoo from a RECIPE, by name or from a YAML file; goes on where it was interrupted."""
     from ngbench.cli.run import INTERRUPTED
     from ngbench.cli.screen import console, progress_stages
     from ngbench.store import generate as generate_zoo
+    from ngbench.zoo.executor import default_num_workers
     from ngbench.zoo.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     path = out or Path(f"{loaded.name}-v{loaded.version}.h5")
     try:
         with progress_stages() as stages:
-            made = generate_zoo(loaded, path, limit=limit, device=device, progress=stages(f"training {loaded.name}"))
+            bar = stages(f"training {loaded.name}")
+            made = generate_zoo(loaded, path, limit=limit, device=device, num_workers=workers or default_num_workers(), progress=bar)
     except KeyboardInterrupt:
         click.secho(f"interrupted: finished shards are kept beside {path}; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None

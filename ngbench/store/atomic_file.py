@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ngbench.errors import StoreFormatError
+from ngbench.errors import StoreWriteError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -22,7 +22,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     no zoo file.
 
     Raises:
-        StoreFormatError: The file cannot be written, for example because the disk is full.
+        StoreWriteError: The file cannot be written, for example because the disk is full.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
@@ -41,17 +41,17 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns what the system says when `path` cannot be written into one sentence.
 
     Raises:
-        StoreFormatError: The block met an error of the system.
+        StoreWriteError: The block met an error of the system.
     """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _NO_ROOM:
-            raise StoreFormatError(
+            raise StoreWriteError(
                 f"no room to write {str(path)!r} ({reason}); nothing of it was kept; "
                 f"free space in {str(path.parent)!r} and run again"
             ) from error
-        raise StoreFormatError(
+        raise StoreWriteError(
             f"cannot write {str(path)!r} ({reason}); expected a folder that exists and can be written to"
         ) from error

@@ -18,19 +18,21 @@ from ngbench.store.shards import Shards
 from ngbench.store.writer import ZooWriter
 from ngbench.zoo.architectures import build, example_input
 from ngbench.zoo.columns import COLUMNS
+from ngbench.zoo.executor import run_parts
 from ngbench.zoo.recipe import Recipe
 from ngbench.zoo.run import Run
-from ngbench.zoo.train import train
+from ngbench.zoo.train import TrainedNetworks, train
 
 
 def generate(
     recipe: Recipe,
     out: str | Path,
     *,
-    shard_size: int = 256,
+    shard_size: int = 400,
     progress: Progress = silent,
     device: str = "cpu",
     limit: int | None = None,
+    num_workers: int = 1,
 ) -> Zoo:
     """Trains all runs of a recipe and writes them to a zoo file.
 
@@ -45,11 +47,13 @@ def generate(
         progress: Told the optimisation steps done and to do, summed over networks.
         device: A torch device.
         limit: Train only the first runs of the recipe, as many as this.
+        num_workers: Processes that train side by side; the file does not depend on it.
 
     Raises:
         RecipeError: The limit or shard size is below 1, the file is of another recipe, or its parts are.
         TrainingError: No run gave a finite network.
-        StoreFormatError: A part cannot be read, or the disk is full.
+        StoreFormatError: A part cannot be read.
+        StoreWriteError: The disk is full.
     """
     path = Path(out)
     for name, number in (("limit", limit), ("shard_size", shard_size)):
@@ -60,7 +64,7 @@ def generate(
     shards = Shards(path.with_name(f"{path.name}.parts"), recipe, shard_size)
     if not path.exists():
         shards.open()
-        _train_missing(shards, progress=progress, device=device)
+        _train_missing(shards, progress=progress, device=device, num_workers=num_workers)
         _write(shards, path)
     zoo = Zoo(path)
     if zoo.info != _info(recipe):
@@ -72,17 +76,23 @@ def generate(
     return zoo
 
 
-def _train_missing(shards: Shards, *, progress: Progress, device: str) -> None:
+def _train_missing(shards: Shards, *, progress: Progress, device: str, num_workers: int) -> None:
     num_steps = [sum(Run.of(shards.recipe, index).num_steps for index in runs) for runs in shards.runs]
-    for shard, runs in enumerate(shards.runs):
-        report = partial(_report, progress, sum(num_steps[:shard]), sum(num_steps))
-        if not shards.finished(shard):
-            shards.save(shard, train(shards.recipe, runs, progress=report, device=device))
-        report(num_steps[shard], num_steps[shard], f"part {shard + 1} of {len(shards.runs)}")
+    missing = {shard: runs for shard, runs in enumerate(shards.runs) if not shards.finished(shard)}
+    done = [0 if shard in missing else steps for shard, steps in enumerate(num_steps)]
+
+    def report(shard: int, steps: int, text: str) -> None:
+        done[shard] = steps
+        left = sum(now < whole for now, whole in zip(done, num_steps, strict=True))
+        progress(sum(done), sum(num_steps), text or f"{left} of {len(num_steps)} parts to do")
+
+    for shard, trained in run_parts(partial(_train, shards.recipe, device), missing, num_workers=num_workers, report=report):
+        shards.save(shard, trained)
+        report(shard, num_steps[shard], "")
 
 
-def _report(progress: Progress, before: int, total: int, done: int, _: int, text: str = "") -> None:
-    progress(before + done, total, text)
+def _train(recipe: Recipe, device: str, runs: Sequence[int], progress: Progress) -> TrainedNetworks:
+    return train(recipe, runs, progress=progress, device=device)
 
 
 def _write(shards: Shards, path: Path) -> None:

@@ -56,7 +56,8 @@ class Shards:
 
         Raises:
             RecipeError: A part is of another recipe, or has another number of runs.
-            StoreFormatError: A part cannot be read, or the folder cannot be made.
+            StoreFormatError: A part cannot be read.
+            StoreWriteError: The folder cannot be made.
         """
         with disk_errors(self.folder):
             self.folder.mkdir(exist_ok=True)
@@ -78,7 +79,7 @@ class Shards:
         """Writes a part; it stands whole or not at all.
 
         Raises:
-            StoreFormatError: The part cannot be written, for example because the disk is full.
+            StoreWriteError: The part cannot be written, for example because the disk is full.
         """
         arrays: dict[str, Any] = {"identity": np.array(self._identity), "diverged": np.array(trained.diverged, dtype=np.str_)}
         arrays |= {_PARAMETER + path: values for path, values in trained.parameters.items()}

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from ngbench.errors import StoreFormatError
+from ngbench.errors import StoreWriteError
 from ngbench.graph import Topology
 from ngbench.store.arrays import COMPRESSION, write_array
 from ngbench.store.atomic_file import atomic_file, disk_errors
@@ -89,7 +89,7 @@ class ZooWriter:
             metadata: One value a network, ``[networks]``, for each column.
 
         Raises:
-            StoreFormatError: Lengths do not agree, an id stands twice, a column is missing, unknown or of another type, a
+            StoreWriteError: Lengths do not agree, an id stands twice, a column is missing, unknown or of another type, a
                 value is not finite, or the disk is full.
         """
         names = [str(name) for name in ids]
@@ -116,14 +116,14 @@ class ZooWriter:
         expected = {column.name for column in self.columns}
         if set(metadata) != expected:
             missing, unknown = sorted(expected - set(metadata)), sorted(set(metadata) - expected)
-            raise StoreFormatError(
+            raise StoreWriteError(
                 f"metadata does not have the columns of the zoo: missing {missing}, unknown {unknown}; expected all"
             )
         arrays = {name: np.asarray(values) for name, values in metadata.items()}
         for column in self.columns:
             array = arrays[column.name]
             if array.dtype.kind not in _KINDS[column.dtype] and len(array):
-                raise StoreFormatError(f"metadata column {column.name!r} holds {array.dtype}; expected {column.dtype}")
+                raise StoreWriteError(f"metadata column {column.name!r} holds {array.dtype}; expected {column.dtype}")
             arrays[column.name] = array.astype(_TYPES[column.dtype])
         return arrays
 
@@ -132,34 +132,34 @@ class ZooWriter:
         wrong = [name for name, length in lengths.items() if length != lengths["ids"]]
         if wrong:
             got, expected = lengths[wrong[0]], lengths["ids"]
-            raise StoreFormatError(f"{wrong[0]!r} has {got} entries for {expected} network ids; expected one a network")
+            raise StoreWriteError(f"{wrong[0]!r} has {got} entries for {expected} network ids; expected one a network")
 
     def _check_ids(self, names: Sequence[str]) -> None:
         counts = Counter(names)
         twice = [name for name in names if counts[name] > 1 or name in self._run_ids]
         if twice:
-            raise StoreFormatError(f"network id {twice[0]!r} stands twice in {str(self.path)!r}; expected each id once")
+            raise StoreWriteError(f"network id {twice[0]!r} stands twice in {str(self.path)!r}; expected each id once")
 
     def _check_rows(self, names: Sequence[str], topologies: Sequence[Topology], rows: np.ndarray) -> None:
         if rows.dtype != np.dtype(VALUE_TYPE):
-            raise StoreFormatError(f"value rows hold {rows.dtype}; expected float32, which is what a zoo stores")
+            raise StoreWriteError(f"value rows hold {rows.dtype}; expected float32, which is what a zoo stores")
         for name, topology in zip(names, topologies, strict=True):
             if rows.shape[1:] != (topology.num_values,):
-                raise StoreFormatError(
+                raise StoreWriteError(
                     f"network {name!r} has a value row of shape {rows.shape[1:]}; its topology expects ({topology.num_values},)"
                 )
         finite = np.isfinite(rows)
         if not finite.all():
             row, place = map(int, np.argwhere(~finite)[0])
             slot = next(slot for slot in topologies[row].slots if place < slot.stop)
-            raise StoreFormatError(
+            raise StoreWriteError(
                 f"network {names[row]!r} has the value {rows[row, place]} in parameter {slot.parameter.path!r}; "
                 "expected finite numbers; leave the network out or record its run as diverged"
             )
 
     def _write(self) -> None:
         if not self._digests:
-            raise StoreFormatError(f"no network was appended to {str(self.path)!r}; expected at least one")
+            raise StoreWriteError(f"no network was appended to {str(self.path)!r}; expected at least one")
         num_bytes = self._spool.seek(0, io.SEEK_END)
         compressed = num_bytes <= HASHED_AT_OPEN_BYTES if self._compressed is None else self._compressed
         index = self._compressed_index() if compressed else self._mapped_index(num_bytes)

@@ -3,7 +3,8 @@
 Activations are ``[networks, images, height, width, channels]``. A convolution is one matrix product from the input rows
 under a kernel to one output row, the kernel being spread along the width into a banded matrix ``[kernel height * width *
 sources, out width * targets]``: more arithmetic than the convolution has, but in products large enough to run near peak. On
-8 by 8 images with 8 channels it takes half the time of full dense matrices and a third of unfolded patches.
+8 by 8 images with 8 channels, forward and backward, that takes half the time of full dense matrices, a third of unfolded
+patches, and about that of a grouped convolution, which gives a network alone other last bits than a network in a stack.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ngbench.errors import StoreFormatError
+from ngbench.errors import StoreWriteError
 from ngbench.store.atomic_file import atomic_file, disk_errors
 
 
@@ -56,7 +56,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
             file.write(bytes(20_000))
 
     with pytest.raises(
-        StoreFormatError, match=r"no room to write '.*a\.bin' \(File too large\).*free space in '.*' and run again"
+        StoreWriteError, match=r"no room to write '.*a\.bin' \(File too large\).*free space in '.*' and run again"
     ):
         fill(tmp_path / "a.bin")
     assert os.listdir(tmp_path) == []
@@ -64,7 +64,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 
 def test_a_disk_without_space_is_told_like_a_limit():
     with (
-        pytest.raises(StoreFormatError, match=r"no room to write 'zoos/a\.h5' \(No space left on device\)"),
+        pytest.raises(StoreWriteError, match=r"no room to write 'zoos/a\.h5' \(No space left on device\)"),
         disk_errors(Path("zoos/a.h5")),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -72,7 +72,7 @@ def test_a_disk_without_space_is_told_like_a_limit():
 
 def test_a_missing_folder_is_named(tmp_path):
     with (
-        pytest.raises(StoreFormatError, match=r"cannot write '.*none/a\.bin' \(No such file or directory\)"),
+        pytest.raises(StoreWriteError, match=r"cannot write '.*none/a\.bin' \(No such file or directory\)"),
         atomic_file(tmp_path / "none" / "a.bin"),
     ):
         pass

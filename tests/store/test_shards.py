@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from ngbench.errors import RecipeError, StoreFormatError
+from ngbench.errors import RecipeError, StoreFormatError, StoreWriteError
 from ngbench.store.shards import Shards
 from ngbench.zoo.train import TrainedNetworks
 
@@ -96,7 +96,7 @@ def test_half_written_parts_are_no_parts(shards, trained):
 
 
 def test_a_folder_that_cannot_be_made_is_named(recipe, tmp_path):
-    with pytest.raises(StoreFormatError, match=r"cannot write '.*none/a\.parts' \(No such file"):
+    with pytest.raises(StoreWriteError, match=r"cannot write '.*none/a\.parts' \(No such file"):
         Shards(tmp_path / "none" / "a.parts", recipe, 3).open()
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ngbench.errors import StoreFormatError
+from ngbench.errors import StoreWriteError
 from ngbench.store import Zoo, ZooInfo, ZooWriter
 from ngbench.zoo.columns import Column
 
@@ -89,19 +89,19 @@ def test_a_value_that_is_not_finite_is_told_by_network_and_parameter(empty, trac
     slot = next(slot for slot in traced["relu"].slots if slot.parameter.path == "2.weight")
     values[1, slot.start + 3] = bad
     with pytest.raises(
-        StoreFormatError, match=f"network 'b' has the value {bad} in parameter '2.weight'; expected finite numbers"
+        StoreWriteError, match=f"network 'b' has the value {bad} in parameter '2.weight'; expected finite numbers"
     ):
         empty.append(traced["relu"], values, ids=["a", "b", "c"], metadata={"width": [1, 2, 3]})
 
 
 def test_an_id_that_stands_twice_in_one_append_is_refused(empty, traced):
-    with pytest.raises(StoreFormatError, match=r"network id 'b' stands twice in '.*a\.h5'; expected each id once"):
+    with pytest.raises(StoreWriteError, match=r"network id 'b' stands twice in '.*a\.h5'; expected each id once"):
         empty.append(traced["relu"], rows(3), ids=["a", "b", "b"], metadata={"width": [1, 2, 3]})
 
 
 def test_an_id_that_was_appended_before_is_refused(empty, traced):
     empty.append(traced["relu"], rows(2), ids=["a", "b"], metadata={"width": [1, 2]})
-    with pytest.raises(StoreFormatError, match="network id 'b' stands twice"):
+    with pytest.raises(StoreWriteError, match="network id 'b' stands twice"):
         empty.append(traced["relu"], rows(2), ids=["b", "c"], metadata={"width": [1, 2]})
 
 
@@ -120,18 +120,18 @@ def test_an_id_that_was_appended_before_is_refused(empty, traced):
 )
 def test_what_does_not_fit_together_is_refused(empty, traced, arguments, match):
     given = {"rows": rows(3), "ids": ["a", "b", "c"], "run_ids": None, "metadata": {"width": [1, 2, 3]}} | arguments
-    with pytest.raises(StoreFormatError, match=match):
+    with pytest.raises(StoreWriteError, match=match):
         empty.append(traced["relu"], given.pop("rows"), **given)
 
 
 def test_topologies_of_another_number_are_refused(empty, traced):
-    with pytest.raises(StoreFormatError, match="'topologies' has 2 entries for 3 network ids"):
+    with pytest.raises(StoreWriteError, match="'topologies' has 2 entries for 3 network ids"):
         empty.append([traced["relu"], traced["tanh"]], rows(3), ids=["a", "b", "c"], metadata={"width": [1, 2, 3]})
 
 
 def test_a_zoo_without_networks_is_refused(tmp_path):
     with (
-        pytest.raises(StoreFormatError, match=r"no network was appended to '.*a\.h5'; expected at least one"),
+        pytest.raises(StoreWriteError, match=r"no network was appended to '.*a\.h5'; expected at least one"),
         ZooWriter(tmp_path / "a.h5", INFO),
     ):
         pass
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_nothing_and_the_process_whole(tiny, tmp_path, compre
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(StoreFormatError, match=r"no room to write '.*a\.h5' \(File too large\)"):
+        with pytest.raises(StoreWriteError, match=r"no room to write '.*a\.h5' \(File too large\)"):
             tiny.write(tmp_path / "a.h5", compressed=compressed)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_while_networks_are_appended_is_told(traced, tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
         with (
-            pytest.raises(StoreFormatError, match=r"no room to write '.*a\.h5' \(File too large\)"),
+            pytest.raises(StoreWriteError, match=r"no room to write '.*a\.h5' \(File too large\)"),
             ZooWriter(tmp_path / "a.h5", INFO) as writer,
         ):
             writer.append(traced["relu"], rows(num_networks), ids=[str(index) for index in range(num_networks)])
@@ -199,7 +199,7 @@ def test_a_disk_that_fills_while_networks_are_appended_is_told(traced, tmp_path)
 
 def test_a_missing_folder_is_named(tmp_path):
     with (
-        pytest.raises(StoreFormatError, match=r"cannot write '.*none/a\.h5' \(No such file"),
+        pytest.raises(StoreWriteError, match=r"cannot write '.*none/a\.h5' \(No such file"),
         ZooWriter(tmp_path / "none" / "a.h5", INFO),
     ):
         pass

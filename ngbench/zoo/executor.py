@@ -1,0 +1,92 @@
+"""Runs the parts of a long computation side by side in worker processes, each on one thread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing.queues import Queue
+from typing import Any, TypeVar
+
+from ngbench.progress import Progress
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+_REPORT_S = 0.25
+_queue: Queue[Any] | None = None
+
+
+def default_num_workers() -> int:
+    """One for each processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_parts(
+    work: Callable[[Part, Progress], Result],
+    parts: Mapping[int, Part],
+    *,
+    num_workers: int,
+    report: Callable[[int, int, str], None],
+) -> Iterator[tuple[int, Result]]:
+    """Does the work of each part and gives the results as they are ready, in any order.
+
+    Networks of a zoo are so small that a second thread slows the first; processes do not share one.
+
+    Args:
+        work: What is done, ``work(part, progress)``; a function of a module, so that a worker process can import it.
+        parts: The parts, by number.
+        num_workers: Worker processes; with 1 the work is done in this process.
+        report: Told ``(part number, units of work done, text)`` as parts advance.
+
+    Yields:
+        Number and result of each part.
+    """
+    if num_workers == 1 or len(parts) == 1:
+        for number, part in parts.items():
+            yield number, work(part, lambda done, total, text="", /, n=number: report(n, done, text))
+        return
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    pool = ProcessPoolExecutor(min(num_workers, len(parts)), mp_context=context, initializer=_start_worker, initargs=(queue,))
+    try:
+        futures = {pool.submit(_work_on, work, number, part): number for number, part in parts.items()}
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=_REPORT_S, return_when=FIRST_COMPLETED)
+            while not queue.empty():
+                report(*queue.get())
+            for future in done:
+                yield futures[future], future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        queue.close()
+        # A worker in the middle of a part would go on to its end.
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def _start_worker(queue: Queue[Any]) -> None:
+    import signal
+
+    import torch
+
+    global _queue
+    _queue = queue
+    torch.set_num_threads(1)
+    # Ctrl-C reaches every process of the terminal; the parent is the one that stops the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work_on(work: Callable[[Part, Progress], Result], number: int, part: Part) -> Result:
+    last = 0.0
+
+    def progress(done: int, total: int, text: str = "", /) -> None:
+        nonlocal last
+        if time.monotonic() - last > _REPORT_S and _queue is not None:
+            last = time.monotonic()
+            _queue.put((number, done, text))
+
+    return work(part, progress)
