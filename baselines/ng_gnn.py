@@ -236,7 +236,7 @@ class Aggregate(torch.autograd.Function):
             torch.amin(block, 1, out=least)
             torch.amax(block, 1, out=most)
             variance = (block - mean.unsqueeze(1)).square_().mean(1)
-            torch.sqrt(variance.masked_fill_(variance <= SMALLEST_VARIANCE, 0), out=deviation)
+            torch.sqrt(functional.threshold(variance, SMALLEST_VARIANCE, 0), out=deviation)
         ctx.save_for_backward(film, ends, messages, out)
         ctx.wiring = wiring
         return out.flatten(2)
@@ -246,14 +246,14 @@ class Aggregate(torch.autograd.Function):
         """Extremes pass their gradient to the edges that attain them, in equal parts."""
         film, ends, messages, out = ctx.saved_tensors
         grad = grad.unflatten(2, (4, -1))
-        grad_film = torch.empty_like(film)
-        grad_scale, grad_messages = grad_film.chunk(2, -1)
+        grad_messages = torch.empty_like(messages)
         for nodes, runs in ctx.wiring.receivers:
             block, grad_block = _received(messages, nodes, runs), _received(grad_messages, nodes, runs)
             mean, least, most, deviation = out[nodes].unbind(2)
             grad_mean, grad_least, grad_most, grad_deviation = grad[nodes].unbind(2)
-            # d deviation / d message = (message - mean) / (degree · deviation)
-            slope = torch.where(deviation > 0, grad_deviation / (deviation * block.shape[1]), 0)
+            # d deviation / d message = (message - mean) / (degree · deviation), and nothing where the deviation counts as zero
+            variance = deviation.square().clamp_(min=SMALLEST_VARIANCE)
+            slope = grad_deviation * deviation / variance.mul_(block.shape[1])
             base = torch.addcmul(grad_mean / block.shape[1], mean, slope, value=-1)
             torch.addcmul(base.unsqueeze(1), block, slope.unsqueeze(1), out=grad_block)
             for extreme, grad_extreme in ((least, grad_least), (most, grad_most)):
@@ -261,8 +261,8 @@ class Aggregate(torch.autograd.Function):
                 grad_block.addcmul_(attained, (grad_extreme / attained.sum(1)).unsqueeze(1))
             if len(runs) > 1:
                 _send_back(grad_block, grad_messages, nodes, runs)
-        torch.mul(grad_messages, ends, out=grad_scale)
-        return grad_film, grad_messages * film.chunk(2, -1)[0], None
+        scale = film.chunk(2, -1)[0]
+        return torch.cat([grad_messages * ends, grad_messages], -1), grad_messages * scale, None
 
 
 def _received(messages: Tensor, nodes: slice, runs: tuple[slice, ...]) -> Tensor:
@@ -288,7 +288,7 @@ class Config(Training):
         encoding: How weights and biases enter: ``"linear"``, or ``"fourier"`` for random Fourier features before it.
         num_frequencies: Of the Fourier features.
         frequency_scale: Standard deviation of the frequencies.
-        compress: Whether values far from the mean are compressed, by asinh, which keeps the large ones of diverged networks in range.
+        clip: Largest distance from the mean, in standard deviations, that a weight or bias is taken to have; 0 for no limit.
         reverse_edges: Whether messages also run from target to source, along edges of a type of their own.
         residual: Whether a layer's nodes and edges are added to what entered it.
         pooling: ``"cat"`` reads the output nodes one after the other, ``"mean"`` the mean of all nodes.
@@ -304,7 +304,7 @@ class Config(Training):
     encoding: str = "linear"
     num_frequencies: int = 128
     frequency_scale: float = 3.0
-    compress: bool = True
+    clip: float = 10.0
     reverse_edges: bool = False
     residual: bool = True
     pooling: str = "cat"
@@ -320,7 +320,7 @@ class Config(Training):
     @classmethod
     def paper(cls, **changes: Any) -> Config:
         """The model of the paper: Fourier features, no residual connections, no noise on the weights."""
-        return replace(cls(encoding="fourier", compress=False, residual=False, weight_noise=0.0), **changes)
+        return replace(cls(encoding="fourier", clip=0.0, residual=False, weight_noise=0.0), **changes)
 
 
 # Parts.
@@ -329,7 +329,7 @@ class Config(Training):
 class Linear(nn.Linear):
     """`torch.nn.Linear` on ``[rows, graphs, channels]``, by the fastest kernel that torch has for it."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
+    def forward(self, input: Tensor) -> Tensor:
         """``[rows, graphs, channels]`` to the same."""
         return product(input, self.weight, self.bias)
 
@@ -408,38 +408,46 @@ class GraphNorm(nn.Module):
         return centred * (self.weight / (deviation + self.eps)) + self.bias
 
 
-class PNAConv(nn.Module):
-    """One round of messages: scale(e) · Linear([x_target, x_source]) + shift(e), aggregated, and read with the node's own vector."""
+class Layer(nn.Module):
+    """Edge update and one round of messages.
 
-    def __init__(self, channels: int):
+    An edge becomes Linear(SiLU(Linear([edge, source, target]))) before it carries a message, save in the first layer; the
+    authors' code counts this update as the end of the layer before. The message is scale(edge) · Linear([target, source]) +
+    shift(edge); the messages that a node receives are aggregated, and a linear layer reads them with the node's own vector.
+
+    Args:
+        channels: Numbers in the vector of a node or an edge.
+        updates_edges: False in the first layer.
+        residual: Whether an update is added to what the edge was.
+    """
+
+    def __init__(self, channels: int, *, updates_edges: bool, residual: bool):
         super().__init__()
-        self.ends = Linear(channels, 2 * channels)
+        self.updates_edges, self.residual = updates_edges, residual
+        self.ends = Linear(channels, 4 * channels if updates_edges else 2 * channels)
+        if updates_edges:
+            self.edge_in = Linear(channels, channels)
+            self.edge_out = Linear(channels, channels)
         self.film = Linear(channels, 2 * channels)
-        self.update = Linear(9 * channels, channels)
+        self.node = Linear(9 * channels, channels)
 
-    def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring, amplification: Tensor) -> Tensor:
-        """New nodes ``[nodes, graphs, channels]``; `amplification` is ``[nodes, 1, 1]``."""
+    def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring, amplification: Tensor) -> tuple[Tensor, Tensor]:
+        """New nodes ``[nodes, graphs, channels]`` and edges ``[edges, graphs, channels]``; `amplification` is ``[nodes, 1, 1]``."""
         ends = SumOfEnds.apply(self.ends(nodes), wiring)
+        if self.updates_edges:
+            of_edge, ends = ends.chunk(2, -1)
+            updated = self.edge_out(functional.silu(self.edge_in(edges) + of_edge))
+            edges = edges + updated if self.residual else updated
         received = Aggregate.apply(self.film(edges), ends, wiring)
-        # The amplified aggregates are a multiple of the plain ones, so the multiple is taken of the product.
-        own, plain, amplified = self.update.weight.split([nodes.shape[-1], received.shape[-1], received.shape[-1]], 1)
-        updated = product(torch.cat([nodes, received], -1), torch.cat([own, plain], 1), self.update.bias)
-        return torch.addcmul(updated, product(received, amplified, torch.zeros_like(self.update.bias)), amplification)
+        return self._read(nodes, received, amplification), edges
 
-
-class EdgeUpdate(nn.Module):
-    """New edge features from an edge and both of its nodes."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.edge = Linear(channels, channels)
-        self.ends = Linear(channels, 2 * channels)
-        self.out = Linear(channels, channels)
-
-    def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring) -> Tensor:
-        """New edges ``[edges, graphs, channels]``."""
-        ends = SumOfEnds.apply(self.ends(nodes), wiring)
-        return self.out(functional.silu(self.edge(edges) + ends))
+    def _read(self, nodes: Tensor, received: Tensor, amplification: Tensor) -> Tensor:
+        """``Linear([nodes, received, amplification · received])``, the factor drawn out of the product."""
+        own, plain, amplified = self.node.weight.split([nodes.shape[-1], received.shape[-1], received.shape[-1]], 1)
+        weight = torch.cat([torch.cat([own, plain], 1), torch.cat([torch.zeros_like(own), amplified], 1)])
+        bias = functional.pad(self.node.bias, (0, len(own)))
+        as_is, factored = product(torch.cat([nodes, received], -1), weight, bias).chunk(2, -1)
+        return torch.addcmul(as_is, factored, amplification)
 
 
 class GraphNetwork(nn.Module):
@@ -463,9 +471,10 @@ class GraphNetwork(nn.Module):
         num_positions = vocabulary.num_inputs + vocabulary.num_hidden_layers + vocabulary.num_outputs
         self.position = nn.Parameter(torch.randn(num_positions, channels))
         self.activation = nn.Parameter(torch.randn(len(vocabulary.activations), channels))
-        self.convs = nn.ModuleList(PNAConv(channels) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            Layer(channels, updates_edges=index > 0, residual=config.residual) for index in range(config.num_layers)
+        )
         self.norms = nn.ModuleList(GraphNorm(channels) for _ in range(config.num_layers - 1))
-        self.edge_updates = nn.ModuleList(EdgeUpdate(channels) for _ in range(config.num_layers - 1))
         self.read_out = nn.Sequential(
             nn.Linear(channels * (vocabulary.num_outputs if config.pooling == "cat" else 1), channels),
             nn.ReLU(),
@@ -500,13 +509,11 @@ class GraphNetwork(nn.Module):
         wiring = Wiring.of(bundle.topology, self.config.reverse_edges)
         nodes, edges = self.encode(bundle)
         amplification = (wiring.degree().log1p() / self.vocabulary.mean_log_degree).to(nodes)[:, None, None]
-        for conv, norm, edge_update in zip(self.convs, self.norms, self.edge_updates, strict=False):
-            new = functional.silu(norm(conv(nodes, edges, wiring, amplification)))
-            new = functional.dropout(new, self.config.dropout, self.training)
+        for layer, norm in zip(self.layers, self.norms, strict=False):
+            new, edges = layer(nodes, edges, wiring, amplification)
+            new = functional.dropout(functional.silu(norm(new)), self.config.dropout, self.training)
             nodes = nodes + new if self.config.residual else new
-            new = edge_update(nodes, edges, wiring)
-            edges = edges + new if self.config.residual else new
-        return self.convs[-1](nodes, edges, wiring, amplification)
+        return self.layers[-1](nodes, edges, wiring, amplification)[0]
 
     def encode(self, bundle: GraphBundle) -> tuple[Tensor, Tensor]:
         """Nodes ``[nodes, graphs, channels]`` and edges ``[edges, graphs, channels]`` as they enter the first layer."""
@@ -514,8 +521,8 @@ class GraphNetwork(nn.Module):
         if self.training and self.config.weight_noise:
             bundle = replace(bundle, values=bundle.values * (1 + self.config.weight_noise * torch.randn_like(bundle.values)))
         bundle = self.normalization(GraphBatch((bundle,))).bundles[0]
-        if self.config.compress:
-            bundle = replace(bundle, values=bundle.values.asinh())
+        if self.config.clip:
+            bundle = replace(bundle, values=bundle.values.clamp(-self.config.clip, self.config.clip))
         features = [torch.cat([bundle.node_feature(g.name, name) for g in topology.groups], 1) for name in self.vocabulary.features]
         nodes = self.encode_nodes(rearrange(features, "features graphs nodes -> nodes graphs features"))
         nodes = nodes + self.position[self.vocabulary.positions(topology)].unsqueeze(1) + self._activations(bundle)
@@ -745,20 +752,21 @@ def _reference_weights(theirs: Mapping[str, Tensor], config: Config) -> dict[str
             put(f"{encoder}.1", f"{construct}.proj_{kind}.1", f"{construct}.{last}")
         else:
             put(encoder, f"{construct}.proj_{kind}.0", f"{construct}.{last}")
-    for layer in range(config.num_layers):
-        conv = f"gnn.convs.{layer}"
-        put(f"convs.{layer}.film", f"{conv}.edge_encoder")
-        put(f"convs.{layer}.update", f"{conv}.post_nns.0.0", f"{conv}.lin")
-        pre = theirs[f"{conv}.pre_nns.0.0.bias"]
-        ours[f"convs.{layer}.ends.weight"] = rearrange(theirs[f"{conv}.pre_nns.0.0.weight"], "out (end inner) -> (end out) inner", end=2)
-        ours[f"convs.{layer}.ends.bias"] = torch.cat([pre, torch.zeros_like(pre)])
-    for layer in range(config.num_layers - 1):
-        update = f"gnn.edge_update.{layer}"
-        put(f"edge_updates.{layer}.edge", f"{update}.lin_e")
-        put(f"edge_updates.{layer}.out", f"{update}.lin1")
-        for part in ("weight", "bias"):
-            ours[f"norms.{layer}.{part}"] = theirs[f"gnn.norms.{layer}.{part}"]
-            ours[f"edge_updates.{layer}.ends.{part}"] = torch.cat([theirs[f"{update}.lin_{end}.{part}"] for end in "ts"])
+    for index in range(config.num_layers):
+        layer, conv, update = f"layers.{index}", f"gnn.convs.{index}", f"gnn.edge_update.{index - 1}"
+        put(f"{layer}.film", f"{conv}.edge_encoder")
+        put(f"{layer}.node", f"{conv}.post_nns.0.0", f"{conv}.lin")
+        bias = theirs[f"{conv}.pre_nns.0.0.bias"]
+        weights = list(theirs[f"{conv}.pre_nns.0.0.weight"].chunk(2, 1))
+        biases = [bias, torch.zeros_like(bias)]
+        if index > 0:
+            put(f"{layer}.edge_in", f"{update}.lin_e")
+            put(f"{layer}.edge_out", f"{update}.lin1")
+            ours.update({f"norms.{index - 1}.{part}": theirs[f"gnn.norms.{index - 1}.{part}"] for part in ("weight", "bias")})
+            # ends as a target, for edge and message, then as a source
+            weights = [theirs[f"{update}.lin_t.weight"], weights[0], theirs[f"{update}.lin_s.weight"], weights[1]]
+            biases = [theirs[f"{update}.lin_t.bias"], biases[0], theirs[f"{update}.lin_s.bias"], biases[1]]
+        ours.update({f"{layer}.ends.weight": torch.cat(weights), f"{layer}.ends.bias": torch.cat(biases)})
     for index in (0, 2, 4):
         put(f"read_out.{index}", f"proj_out.{index}")
     return ours

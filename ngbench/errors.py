@@ -28,7 +28,7 @@ class UnknownNameError(NgbenchError):
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(self.known) or 'none'}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...]]]:
         return type(self), (self.kind, self.name, self.known)
 
 
@@ -62,6 +62,10 @@ class StoreFormatError(NgbenchError):
 
 class StoreWriteError(NgbenchError):
     """A zoo file cannot be written: make room on the disk, or mend the named network."""
+
+
+class CardError(NgbenchError):
+    """A zoo has no data card to complete: write one, with the markers."""
 
 
 class ChecksumError(NgbenchError):

@@ -116,7 +116,7 @@ methods: Registry[Any] = Registry("method", entry_point_group="ngbench.methods")
 """Method classes by name; entry points of the group ``ngbench.methods`` are found by themselves."""
 
 
-def method_class(name: str) -> Any:  # noqa: ANN401 - a class that offers `Method`
+def method_class(name: str) -> Any:
     """The class of a registered name, or of a path ``package.module:Class``.
 
     Raises:
@@ -133,7 +133,7 @@ def method_class(name: str) -> Any:  # noqa: ANN401 - a class that offers `Metho
     return found
 
 
-def make_method(name: str, settings: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - an instance that offers `Method`
+def make_method(name: str, settings: Mapping[str, str] | None = None) -> Any:
     """A method ready to be fitted.
 
     Args:
@@ -168,5 +168,7 @@ def _parse(text: str, default: object, *, where: str) -> object:
         if kind in (int, float, str):
             return kind(text)
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"{where} is {text!r}; expected {'true or false' if kind is bool else kind.__name__} such as {default!r}") from error
+        raise ConfigError(
+            f"{where} is {text!r}; expected {'true or false' if kind is bool else kind.__name__} such as {default!r}"
+        ) from error
     raise ConfigError(f"{where} cannot be set as text; expected to be set in Python")

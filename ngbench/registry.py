@@ -48,7 +48,7 @@ class Registry(Generic[T], Mapping[str, T]):
         self._discover()
         if name not in self._entries:
             raise UnknownNameError(self.kind, name, self._entries)
-        entry = self._entries[name]
+        entry: Any = self._entries[name]
         return load_object(entry, kind=self.kind) if isinstance(entry, str) else entry
 
     def __iter__(self) -> Iterator[str]:

@@ -22,6 +22,7 @@ class Refusal(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
+        """Prints the line on standard error."""
         click.secho(f"error: {self.message}", err=True, fg="red")
 
 

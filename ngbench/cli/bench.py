@@ -25,5 +25,12 @@ def bench(names: Sequence[str], as_json: bool) -> None:
         return
     made = table("benchmark", "what", "median", "spread", "target", "", numbers_from=2)
     for r in results:
-        made.add_row(r.name, r.what, f"{r.value:,.4g} {r.unit}", r.spread, r.target, "" if r.met is None else "met" if r.met else "[red]not met[/red]")
+        made.add_row(
+            r.name,
+            r.what,
+            f"{r.value:,.4g} {r.unit}",
+            r.spread,
+            r.target,
+            "" if r.met is None else "met" if r.met else "[red]not met[/red]",
+        )
     console().print(made)

@@ -26,6 +26,7 @@ class SeedList(click.ParamType):
     name = "seeds"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Reads the text; click reports what is wrong."""
         if not isinstance(value, str):
             return tuple(value)  # type: ignore[arg-type]
         try:
@@ -36,12 +37,20 @@ class SeedList(click.ParamType):
 
 
 @click.command()
-@click.option("--method", "methods", multiple=True, required=True, help="Registered name, or package.module:Class. Repeat to compare several.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    required=True,
+    help="Registered name, or package.module:Class. Repeat to compare several.",
+)
 @click.option("--task", default="generalization", show_default=True, help="Name of the task.")
 @click.option("--zoo", default=None, help="Released zoo or path of a zoo file.  [default: the task's own]")
 @click.option("--seeds", type=SeedList(), default="0", show_default=True, help="Seeds, such as 0,1,2 or 0-4: one fit for each.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method. Repeat for several.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder under which results are kept.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder under which results are kept."
+)
 @click.option("--device", default=None, help="Torch device.  [default: cuda where there is one, else cpu]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else, on standard output.")
 def run(
@@ -72,7 +81,11 @@ def run(
                 results = run_beside_baselines(
                     method, task, zoo, seeds, settings=_settings(settings), out=out, device=device, stages=stages
                 )
-                found.update((result.method, result) for result in reversed(results) if result.method not in methods or result.method == method)
+                found.update(
+                    (result.method, result)
+                    for result in reversed(results)
+                    if result.method not in methods or result.method == method
+                )
     except KeyboardInterrupt:
         click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None
@@ -87,7 +100,9 @@ def _settings(texts: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _show(found: dict[str, Result], methods: Sequence[str], zoo_name: str | None, settings: dict[str, str], *, out: Path, as_json: bool) -> None:
+def _show(
+    found: dict[str, Result], methods: Sequence[str], zoo_name: str | None, settings: dict[str, str], *, out: Path, as_json: bool
+) -> None:
     from ngbench.evaluation import run_folder
     from ngbench.evaluation.plots import draw_predictions
     from ngbench.store import open_zoo
@@ -104,45 +119,71 @@ def _show(found: dict[str, Result], methods: Sequence[str], zoo_name: str | None
     from ngbench.cli.screen import console
 
     screen = console()
+    results = list(found.values())
     screen.print()
-    screen.print(result_table(list(found.values())))
+    screen.print(score_table(results))
+    screen.print("[dim]scrambled: the same networks, hidden neurons permuted; shift: how far predictions then move[/dim]")
+    screen.print()
+    screen.print(cost_table(results))
     for name in methods:
         screen.print()
         for other, difference in found[name].differences.items():
-            screen.print(f"{name} − {other}: {_sign(found[name].primary)} {_interval(difference, signed=True)} (paired bootstrap over test networks)")
-        screen.print(f"picture   {pictures[name]}", soft_wrap=True)
-        screen.print(f"results   {folders[name] / 'result.json'}", soft_wrap=True)
+            screen.print(
+                f"{name} − {other}: {_sign(found[name].primary)} {_interval(difference, signed=True)}, paired over networks",
+                soft_wrap=True,
+            )
+        screen.print(f"picture  {pictures[name]}", soft_wrap=True)
+        screen.print(f"results  {folders[name] / 'result.json'}", soft_wrap=True)
 
 
-def result_table(results: Sequence[Result]) -> Table:
-    """A row for each result, best first."""
-    from ngbench.cli.screen import seconds, size, table
-    from ngbench.metrics import METRICS
+def score_table(results: Sequence[Result]) -> Table:
+    """What each method scores, best first; it fits a terminal of 80 characters."""
+    from ngbench.cli.screen import table
 
     first = results[0]
     others = [name for name in first.scores if name != first.primary]
     several = len(first.seeds) > 1
-    heading = f"{_sign(first.primary)} {'mean ± std over seeds' if several else f'[{first.interval.confidence:.0%}]'}"
-    title = (
-        f"{first.task} on {first.zoo} v{first.zoo_version}, {first.seeds[0].num_test:,} test networks, "
-        f"{len(first.seeds)} {'seeds' if several else 'seed'}, {first.environment.device}"
-    )
-    made = table("method", "reads", heading, "scrambled", *map(_sign, others), "parameters", "training", "prediction", "memory", title=title, numbers_from=2)
-    order = METRICS[first.primary].higher_is_better
-    for result in sorted(results, key=lambda r: r.scores[r.primary].mean, reverse=order):
+    spread = "mean ± std" if several else f"[{first.interval.confidence:.0%}]"
+    count = f"{len(first.seeds)} seeds" if several else f"seed {first.seeds[0].seed}"
+    title = f"{first.task} on {first.zoo} v{first.zoo_version}: {first.seeds[0].num_test:,} test networks, {count}"
+    made = table("method", f"{_sign(first.primary)} {spread}", "scrambled", "shift", *map(_sign, others), title=title)
+    for result in _best_first(results):
+        made.add_row(
+            result.method,
+            _spread(result.scores[result.primary]) if several else _interval(result.interval),
+            _spread(result.scrambled_scores[result.primary]),
+            _shift(sum(seed.mean_shift for seed in result.seeds) / len(result.seeds)),
+            *(f"{result.scores[name].mean:.3f}" for name in others),
+        )
+    return made
+
+
+def cost_table(results: Sequence[Result]) -> Table:
+    """What each method reads and takes, in the same order."""
+    from ngbench.cli.screen import seconds, size, table
+
+    made = table("method", "reads", "parameters", "training", "prediction", "memory", numbers_from=2)
+    for result in _best_first(results):
         seeds = result.seeds
         made.add_row(
             result.method,
             result.access,
-            _spread(result.scores[result.primary]) if several else _interval(result.interval),
-            _spread(result.scrambled_scores[result.primary]),
-            *(_spread(result.scores[name]) for name in others),
             f"{seeds[0].num_parameters:,}" if seeds[0].num_parameters else "—",
             seconds(sum(seed.fit_s for seed in seeds) / len(seeds)),
             seconds(sum(seed.predict_s for seed in seeds) / len(seeds)),
             size(max((seed.peak_memory_bytes for seed in seeds if seed.peak_memory_bytes is not None), default=None)),
         )
     return made
+
+
+def _shift(mean: float) -> str:
+    return "0" if mean == 0 else f"{mean:.3f}" if mean >= 0.0005 else f"{mean:.0e}"
+
+
+def _best_first(results: Sequence[Result]) -> list[Result]:
+    from ngbench.metrics import METRICS
+
+    return sorted(results, key=lambda r: r.scores[r.primary].mean, reverse=METRICS[results[0].primary].higher_is_better)
 
 
 def _sign(metric: str) -> str:
@@ -175,12 +216,13 @@ def evaluate(folders: Sequence[Path], zoo: str | None) -> None:
     screen, differing = console(), 0
     for folder in folders:
         result, differences = rescore(folder, zoo=open_zoo(zoo) if zoo else None)
-        screen.print(result_table([result]))
-        numbers = 2 * len(result.scores) * len(result.seeds)
+        screen.print(score_table([result]))
         if not differences:
-            screen.print(f"[green]all {numbers} scores of {folder} follow from its predictions[/green]", soft_wrap=True)
+            count = 2 * len(result.scores) * len(result.seeds)
+            screen.print(f"[green]all {count} scores of {folder} follow from its predictions[/green]", soft_wrap=True)
         for difference in differences:
-            screen.print(f"[red]seed {difference.seed}, {difference.name}: stored {difference.stored!r}, scored again {difference.found!r}[/red]")
+            numbers = f"stored {difference.stored!r}, scored again {difference.found!r}"
+            screen.print(f"[red]seed {difference.seed}, {difference.name}: {numbers}[/red]")
         differing += len(differences)
     if differing:
         raise click.exceptions.Exit(1)

@@ -27,7 +27,9 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: RichTask) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f}/s" if speed < 1000 else f"{speed:,.0f}/s", style="progress.data.speed")
+        return Text(
+            "" if speed is None else f"{speed:,.1f}/s" if speed < 1000 else f"{speed:,.0f}/s", style="progress.data.speed"
+        )
 
 
 @contextmanager
@@ -52,7 +54,16 @@ def progress_stages(*, quiet: bool = False) -> Iterator[Stages]:
 
 def table(*headings: str, title: str | None = None, numbers_from: int = 1) -> Table:
     """An empty table whose columns from `numbers_from` on are right-aligned."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(
+        title=title,
+        title_justify="left",
+        highlight=False,
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
+    )
     for position, heading in enumerate(headings):
         made.add_column(heading, justify="right" if position >= numbers_from else "left", no_wrap=position == 0)
     return made
@@ -72,7 +83,9 @@ def histogram(values: np.ndarray, *, low: float, high: float, num_bins: int = 20
     made = table("from", "to", "networks", "", numbers_from=0)
     made.columns[-1].justify = "left"
     for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True):
-        made.add_row(f"{start:.2f}", f"{stop:.2f}", f"{count:,}", Bar(max(counts.max(), 1), 0, int(count), width=width, color="blue"))
+        made.add_row(
+            f"{start:.2f}", f"{stop:.2f}", f"{count:,}", Bar(max(counts.max(), 1), 0, int(count), width=width, color="blue")
+        )
     return made
 
 

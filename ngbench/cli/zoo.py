@@ -1,4 +1,4 @@
-"""``ngbench zoo``: list, info, generate, verify."""
+"""``ngbench zoo``: list, info, generate, verify, card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def list_zoos() -> None:
         opened = open_zoo(name)
         smallest, largest = (f(t.num_values for t in opened.topologies) for f in (min, max))
         parameters = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
-        made.add_row(name, str(opened.version), f"{len(opened):,}", parameters, size(opened.path.stat().st_size), release.sha256[:12])
+        made.add_row(
+            name, str(opened.version), f"{len(opened):,}", parameters, size(opened.path.stat().st_size), release.sha256[:12]
+        )
     console().print(made)
 
 
@@ -32,27 +34,28 @@ def list_zoos() -> None:
 @click.option("--column", default="test_accuracy", show_default=True, help="Measured column to draw as a histogram.")
 def info(name: str, column: str) -> None:
     """Show what is in a zoo, released or a file, and how a measured column is spread."""
-    import numpy as np
-
     from ngbench.cli.screen import console, histogram, size, table
     from ngbench.errors import UnknownNameError
-    from ngbench.store import open_zoo
+    from ngbench.store import open_zoo, summary
 
     opened = open_zoo(name)
     screen = console()
     screen.print(f"[bold]{opened.name}[/bold] v{opened.version}: {opened.info.title}")
-    screen.print(f"{len(opened):,} networks on {len(opened.topologies)} topologies, {size(opened.path.stat().st_size)}, licence {opened.info.licence}")
+    screen.print(
+        f"{len(opened):,} networks on {len(opened.topologies)} topologies, {size(opened.path.stat().st_size)}, "
+        f"licence {opened.info.licence}"
+    )
     screen.print(f"sha256 {opened.sha256}")
     splits = {part: len(opened.split(part)) for part in ("train", "val", "test")}
     screen.print("splits " + ", ".join(f"{part} {count:,}" for part, count in splits.items()) + " (no run is in two)")
     screen.print()
     made = table("column", "role", "values", "what it is", numbers_from=9)
     for key, description in opened.columns.items():
-        made.add_row(key, description.role, _values(np.asarray(opened.metadata[key])), description.description)
+        made.add_row(key, description.role, summary(opened.metadata[key]), description.description)
     screen.print(made)
     if column not in opened.columns:
         raise UnknownNameError("column", column, opened.columns)
-    values = np.asarray(opened.metadata[column])
+    values = opened.metadata[column]
     if values.dtype.kind not in "fiu":
         raise click.BadParameter(f"column {column!r} holds text; expected a column of numbers", param_hint="--column")
     screen.print()
@@ -61,26 +64,19 @@ def info(name: str, column: str) -> None:
     screen.print(histogram(values, low=low, high=high))
 
 
-def _values(column) -> str:  # noqa: ANN001 - numpy is lazy
-    """The range of a column of numbers, or the different texts with how often each occurs."""
-    import numpy as np
-
-    if column.dtype.kind in "fiu":
-        return f"{column.min():.4g} to {column.max():.4g}"
-    if column.dtype.kind == "b":
-        return f"{column.mean():.0%} true"
-    names, counts = np.unique(column, return_counts=True)
-    if len(names) > 8:
-        return f"{len(names):,} different"
-    return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
-
-
 @zoo.command()
 @click.argument("recipe")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: NAME-vVERSION.h5 in the current folder]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="File to write.  [default: NAME-vVERSION.h5 in the current folder]",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Train only the first so many runs.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes that train side by side.  [default: one a processor]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=None, help="Processes that train side by side.  [default: one a processor]"
+)
 def generate(recipe: str, out: Path | None, limit: int | None, device: str, workers: int | None) -> None:
     """Train a zoo from a RECIPE, by name or from a YAML file; goes on where it was interrupted."""
     from ngbench.cli.run import INTERRUPTED
@@ -94,9 +90,13 @@ def generate(recipe: str, out: Path | None, limit: int | None, device: str, work
     try:
         with progress_stages() as stages:
             bar = stages(f"training {loaded.name}")
-            made = generate_zoo(loaded, path, limit=limit, device=device, num_workers=workers or default_num_workers(), progress=bar)
+            made = generate_zoo(
+                loaded, path, limit=limit, device=device, num_workers=workers or default_num_workers(), progress=bar
+            )
     except KeyboardInterrupt:
-        click.secho(f"interrupted: finished shards are kept beside {path}; the same command goes on from there", err=True, fg="yellow")
+        click.secho(
+            f"interrupted: finished shards are kept beside {path}; the same command goes on from there", err=True, fg="yellow"
+        )
         raise click.exceptions.Exit(INTERRUPTED) from None
     console().print(f"{len(made):,} networks in {path}, sha256 {made.sha256}", soft_wrap=True)
 
@@ -114,6 +114,21 @@ def verify(name: str, sample: int, seed: int) -> None:
     screen = console()
     checks = verify_zoo(open_zoo(name), sample=sample, seed=seed)
     for check in checks:
-        screen.print(f"{'[green]ok[/green]    ' if check.passed else '[red]FAILED[/red]'} {check.name}: {check.detail}", soft_wrap=True)
+        screen.print(
+            f"{'[green]ok[/green]    ' if check.passed else '[red]FAILED[/red]'} {check.name}: {check.detail}", soft_wrap=True
+        )
     if not all(check.passed for check in checks):
         raise click.exceptions.Exit(1)
+
+
+@zoo.command()
+@click.argument("name")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("data_cards"), show_default=True, help="Folder of the data cards."
+)
+def card(name: str, out: Path) -> None:
+    """Make the tables and the histogram of a zoo's data card anew."""
+    from ngbench.cli.screen import console
+    from ngbench.store import open_zoo, update_card
+
+    console().print(f"{update_card(open_zoo(name), out)}", soft_wrap=True)

@@ -47,7 +47,9 @@ def check_zoo(task: Task, zoo: Zoo) -> None:
         SplitError: The zoo lacks the target column.
     """
     if task.target not in zoo.columns:
-        raise SplitError(f"zoo {zoo.name!r} has no column {task.target!r} for task {task.name!r}; expected one among {', '.join(zoo.columns)}")
+        raise SplitError(
+            f"zoo {zoo.name!r} has no column {task.target!r} for task {task.name!r}; expected one among {', '.join(zoo.columns)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Scored:
     scrambled_scores: dict[str, float]
 
     @property
-    def largest_shift(self) -> float:
-        """How far the prediction for any network moved when its hidden neurons were permuted."""
-        return float(np.abs(self.values - self.scrambled).max())
+    def shifts(self) -> np.ndarray:
+        """How far the prediction for each network moved when its hidden neurons were permuted, ``[graphs]``."""
+        return np.abs(self.values - self.scrambled)
 
 
 def score(task: Task, found: Answers, predictions: Predictions) -> Scored:
@@ -110,7 +112,8 @@ def rescore(folder: Path, *, zoo: Zoo | None = None) -> tuple[Result, list[Diffe
     zoo = zoo or open_zoo(result.zoo)
     if zoo.sha256 != result.zoo_sha256:
         raise ResultError(
-            f"the result in {folder} was made on zoo {result.zoo!r} with sha256 {result.zoo_sha256[:12]}…; got {zoo.sha256[:12]}…: name that zoo's file with --zoo"
+            f"the result in {folder} was made on zoo {result.zoo!r} with sha256 {result.zoo_sha256[:12]}…; "
+            f"got {zoo.sha256[:12]}…: name that zoo's file with --zoo"
         )
     task = TASKS[result.task]
     found = answers(task, zoo)
@@ -118,8 +121,12 @@ def rescore(folder: Path, *, zoo: Zoo | None = None) -> tuple[Result, list[Diffe
     for seed in result.seeds:
         scored = score(task, found, Predictions.load(seed_folder(folder, seed.seed) / PREDICTIONS_FILE))
         pairs = [(name, seed.scores.get(name), value) for name, value in scored.scores.items()]
-        pairs += [(f"scrambled {name}", seed.scrambled_scores.get(name), value) for name, value in scored.scrambled_scores.items()]
-        differences += [Difference(seed.seed, name, float("nan") if old is None else old, new) for name, old, new in pairs if old != new]
+        pairs += [
+            (f"scrambled {name}", seed.scrambled_scores.get(name), value) for name, value in scored.scrambled_scores.items()
+        ]
+        differences += [
+            Difference(seed.seed, name, float("nan") if old is None else old, new) for name, old, new in pairs if old != new
+        ]
     return result, differences
 
 

@@ -32,10 +32,19 @@ def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
     found = answers(task, zoo)
     scored = score(task, found, Predictions.load(seed_folder(folder, seed) / PREDICTIONS_FILE))
     figure = Figure(figsize=(9.6, 4.9), layout="constrained")
-    figure.suptitle(f"{result.title}: {task.title.lower()} on {result.zoo}, {len(found.ids):,} test networks, seed {seed}", fontsize=12)
+    figure.suptitle(
+        f"{result.title}: {task.title.lower()} on {result.zoo}, {len(found.ids):,} test networks, seed {seed}", fontsize=12
+    )
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     _panel(left, task, found.targets, scored.values, scored.scores[result.primary], "as trained")
-    _panel(right, task, found.targets, scored.scrambled, scored.scrambled_scores[result.primary], "hidden neurons permuted (same functions)")
+    _panel(
+        right,
+        task,
+        found.targets,
+        scored.scrambled,
+        scored.scrambled_scores[result.primary],
+        "hidden neurons permuted (same functions)",
+    )
     left.set_ylabel(f"predicted {task.target_label}")
     _frame(left, found.targets, scored)
     path = folder / PICTURE_FILE
@@ -62,4 +71,3 @@ def _frame(axes, targets: np.ndarray, scored: Scored) -> None:  # noqa: ANN001 -
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(low - margin, high + margin)
     axes.set_aspect("equal", adjustable="box")
-

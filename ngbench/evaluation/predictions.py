@@ -34,7 +34,7 @@ class Predictions:
     about: dict[str, str | int]
 
     def save(self, path: Path) -> None:
-        """Writes an ``.npz`` with the arrays ``ids``, ``values``, ``scrambled`` and the JSON text ``about``, whole or not at all."""
+        """Writes an ``.npz`` with arrays ``ids``, ``values``, ``scrambled`` and the JSON text ``about``, whole or not at all."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with temporary.open("wb") as file:
@@ -62,16 +62,21 @@ class Predictions:
                 missing = {"ids", "values", "scrambled", "about"} - set(arrays.files)
                 if missing:
                     raise PredictionsError(
-                        f"predictions file {path} lacks {', '.join(sorted(missing))}; expected the arrays ids, values, scrambled and about"
+                        f"predictions file {path} lacks {', '.join(sorted(missing))}; "
+                        "expected the arrays ids, values, scrambled and about"
                     )
                 about = json.loads(str(arrays["about"]))
                 ids, values, scrambled = arrays["ids"], arrays["values"], arrays["scrambled"]
         except FileNotFoundError as error:
             raise PredictionsError(f"no predictions file {path}; expected one that `ngbench run` wrote") from error
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise PredictionsError(f"{path} cannot be read as predictions ({error}); expected an .npz without pickled objects") from error
+            raise PredictionsError(
+                f"{path} cannot be read as predictions ({error}); expected an .npz without pickled objects"
+            ) from error
         if not isinstance(about, dict) or about.pop("format_version", None) != FORMAT_VERSION:
-            raise PredictionsError(f"predictions file {path} has no format version {FORMAT_VERSION}; expected one: upgrade ngbench or write it again")
+            raise PredictionsError(
+                f"predictions file {path} has no format version {FORMAT_VERSION}; expected one: upgrade ngbench or write it again"
+            )
         if ids.dtype.kind != "U" or ids.ndim != 1:
             raise PredictionsError(f"ids in {path} are of type {ids.dtype} and shape {ids.shape}; expected a vector of text")
         return cls(tuple(ids.tolist()), values, scrambled, about)
@@ -104,11 +109,14 @@ class Predictions:
     def _column(self, name: str, column: np.ndarray, order: np.ndarray) -> np.ndarray:
         if column.shape != (len(self.ids),) or column.dtype.kind not in "fiu":
             raise PredictionsError(
-                f"{name} of the predictions have type {column.dtype} and shape {column.shape}; expected numbers of shape ({len(self.ids)},)"
+                f"{name} of the predictions have type {column.dtype} and shape {column.shape}; "
+                f"expected numbers of shape ({len(self.ids)},)"
             )
         bad = [id for id, value in zip(self.ids, column, strict=True) if not np.isfinite(value)]
         if bad:
-            raise PredictionsError(f"{len(bad)} of the {name} are not finite ({_some(bad)}); expected finite numbers for all networks")
+            raise PredictionsError(
+                f"{len(bad)} of the {name} are not finite ({_some(bad)}); expected finite numbers for all networks"
+            )
         return column.astype(np.float64)[order]
 
 

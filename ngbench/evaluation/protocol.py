@@ -8,7 +8,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ def run_beside_baselines(
     names = [name for name in bench.task.baselines if name != method]
     entrants = [bench.measure(name, {}, seeds) for name in names] + [bench.measure(method, settings or {}, seeds)]
     entrant, others = entrants[-1], dict(zip(names, entrants[:-1], strict=True))
-    return tuple(bench.report(e, {n: o for n, o in others.items() if o is not e} if e is entrant else {}) for e in reversed(entrants))
+    return tuple(
+        bench.report(e, {n: o for n, o in others.items() if o is not e} if e is entrant else {}) for e in reversed(entrants)
+    )
 
 
 def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Mapping[str, str]) -> Path:
@@ -190,10 +192,11 @@ class Bench:
         record = SeedResult(
             seed=seed,
             identity=identity,
-            val_score=primary(method.predict(self.val.without_targets()), self.val.targets),
+            val_score=primary(method.predict(self.val.without_targets()), np.asarray(self.val.targets)),
             scores=scored.scores,
             scrambled_scores=scored.scrambled_scores,
-            largest_shift=scored.largest_shift,
+            mean_shift=float(scored.shifts.mean()),
+            largest_shift=float(scored.shifts.max()),
             num_parameters=method.num_parameters,
             fit_s=fitting.duration_s,
             predict_s=predicting.duration_s,
@@ -245,7 +248,7 @@ class Bench:
             interval=interval(None),
             differences={name: interval(other.predictions) for name, other in baselines.items()},
             environment=current_environment(self.device),
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         result.save(entrant.folder)
         return result
@@ -268,8 +271,9 @@ def _digest(value: Any) -> str:
 
 
 def _source_digest(cls: type) -> str:
-    """Digest of the Python files of ngbench and of the method's package, or of its one file."""
-    files = set(Path(__file__).resolve().parents[1].rglob("*.py"))
+    """Digest of the Python files of ngbench, but for how it prints, and of the method's package, or of its one file."""
+    root = Path(__file__).resolve().parents[1]
+    files = {file for file in root.rglob("*.py") if file.relative_to(root).parts[0] != "cli"}
     source = inspect.getsourcefile(cls)
     if source is not None:
         top = cls.__module__.partition(".")[0]

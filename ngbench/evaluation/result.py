@@ -32,7 +32,8 @@ class SeedResult(_Record):
         val_score: Primary metric on the val split.
         scores: Metrics on the test split, by name.
         scrambled_scores: The same on the orbit-scrambled test split.
-        largest_shift: Largest absolute difference between the predictions for a network and for its scrambled twin.
+        mean_shift: Mean absolute difference between the predictions for a network and for its scrambled twin.
+        largest_shift: The largest of these differences.
         num_parameters: Learned numbers of the method.
         fit_s: Seconds of training, selection included.
         predict_s: Seconds to predict the test split once.
@@ -45,6 +46,7 @@ class SeedResult(_Record):
     val_score: float
     scores: dict[str, float]
     scrambled_scores: dict[str, float]
+    mean_shift: float
     largest_shift: float
     num_parameters: int
     fit_s: float

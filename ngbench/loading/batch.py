@@ -36,12 +36,12 @@ class GraphBundle:
         return len(self.values)
 
     def slots(self) -> dict[tuple[str, str | None], Tensor]:
-        """Views of the values by owner and feature: ``[graphs, targets, sources, kernel]`` for blocks, ``[graphs, nodes]`` for features."""
+        """Views of the values by owner and feature: ``[graphs, targets, sources, kernel]`` and ``[graphs, nodes]``."""
         parts = split_rows(self.topology, self.values)
         return {(slot.owner, slot.feature): part for slot, part in zip(self.topology.slots, parts, strict=True)}
 
     def block(self, name: str) -> Tensor:
-        """Weights of one edge block, ``[graphs, targets, sources, kernel]``; as `NeuralGraph.block` gives them for one network."""
+        """Weights of one edge block, ``[graphs, targets, sources, kernel]``, as `NeuralGraph.block` of each network."""
         return self._values(name, None, self.topology.edge_block(name).parameter, self.topology.block_shape(name))
 
     def node_feature(self, group: str, feature: str) -> Tensor:

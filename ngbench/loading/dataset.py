@@ -68,7 +68,9 @@ class GraphDataset:
         )
 
     @classmethod
-    def from_graphs(cls, graphs: Sequence[NeuralGraph], *, ids: Sequence[str] | None = None, targets: np.ndarray | None = None) -> GraphDataset:
+    def from_graphs(
+        cls, graphs: Sequence[NeuralGraph], *, ids: Sequence[str] | None = None, targets: np.ndarray | None = None
+    ) -> GraphDataset:
         """Networks that are in no zoo, for example just traced."""
         by_structure: dict[str, list[int]] = {}
         for position, graph in enumerate(graphs):
@@ -104,7 +106,9 @@ class GraphDataset:
         wanted = torch.as_tensor(positions)
         if len(self.bundles) == 1:
             bundle = self.bundles[0]
-            return GraphBatch((replace(bundle, variant=bundle.variant[wanted], values=bundle.values[wanted], index=torch.arange(len(wanted))),))
+            return GraphBatch(
+                (replace(bundle, variant=bundle.variant[wanted], values=bundle.values[wanted], index=torch.arange(len(wanted))),)
+            )
         place = torch.empty(len(self), dtype=torch.int64)
         owner = torch.empty(len(self), dtype=torch.int64)
         for number, bundle in enumerate(self.bundles):
@@ -143,7 +147,10 @@ class GraphDataset:
             GraphError: The networks have more than one structure.
         """
         if len(self.bundles) != 1:
-            raise GraphError(f"{reader} reads networks of one architecture; got {len(self.bundles)}: use a method that reads any, such as ng-gnn")
+            raise GraphError(
+                f"{reader} reads networks of one architecture; got {len(self.bundles)}: "
+                "use a method that reads any, such as ng-gnn"
+            )
         bundle = self.bundles[0]
         order = torch.argsort(bundle.index)
         return replace(bundle, variant=bundle.variant[order], values=bundle.values[order], index=bundle.index[order])

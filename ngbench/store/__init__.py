@@ -3,6 +3,7 @@
 The only door to HDF5. Knows splits by run and what a zoo file must hold; does not know tasks, batches or methods.
 """
 
+from ngbench.store.card import draw_histogram, summary, update_card
 from ngbench.store.generation import generate
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED, ReleasedZoo, open_zoo
@@ -10,4 +11,17 @@ from ngbench.store.schema import ZooInfo
 from ngbench.store.verification import Check, verify
 from ngbench.store.writer import ZooWriter
 
-__all__ = ["RELEASED", "Check", "ReleasedZoo", "Zoo", "ZooInfo", "ZooWriter", "generate", "open_zoo", "verify"]
+__all__ = [
+    "RELEASED",
+    "Check",
+    "ReleasedZoo",
+    "Zoo",
+    "ZooInfo",
+    "ZooWriter",
+    "draw_histogram",
+    "generate",
+    "open_zoo",
+    "summary",
+    "update_card",
+    "verify",
+]

@@ -37,6 +37,12 @@ class ReleasedZoo:
 
 
 RELEASED: Registry[ReleasedZoo] = Registry("zoo")
+RELEASED.register(
+    "digits-cnn",
+    ReleasedZoo(
+        "digits-cnn", "1", "digits-cnn-v1.h5", "eac36666988d0319a23d149ede850996b521f82feaa25e5c5c5c8efecd92c85b", 9691253
+    ),
+)
 
 
 def open_zoo(name_or_path: str | Path) -> Zoo:

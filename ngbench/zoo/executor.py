@@ -50,22 +50,25 @@ def run_parts(
         return
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    pool = ProcessPoolExecutor(min(num_workers, len(parts)), mp_context=context, initializer=_start_worker, initargs=(queue,))
-    try:
-        futures = {pool.submit(_work_on, work, number, part): number for number, part in parts.items()}
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=_REPORT_S, return_when=FIRST_COMPLETED)
-            while not queue.empty():
-                report(*queue.get())
-            for future in done:
-                yield futures[future], future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        queue.close()
-        # A worker in the middle of a part would go on to its end.
-        for process in multiprocessing.active_children():
-            process.terminate()
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(
+        min(num_workers, len(parts)), mp_context=context, initializer=_start_worker, initargs=(queue,)
+    ) as pool:
+        try:
+            futures = {pool.submit(_work_on, work, number, part): number for number, part in parts.items()}
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=_REPORT_S, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    report(*queue.get())
+                for future in done:
+                    yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            # A worker in the middle of a part would go on to its end.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
 def _start_worker(queue: Queue[Any]) -> None:

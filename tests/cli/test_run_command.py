@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from ngbench.cli import main
 
-METHOD_FILE = '''
+METHOD_FILE = """
 import numpy as np
 from ngbench.methods import MethodInfo
 
@@ -21,7 +21,7 @@ class Sparsity:
         pass
     def predict(self, networks):
         return (networks.one_structure(reader="sparsity").values == 0).double().mean(1).numpy()
-'''
+"""
 
 
 def ngbench(*arguments, exit_code=0):
@@ -40,7 +40,7 @@ def finished(small_zoo_path, tmp_path_factory):
 def test_a_run_prints_a_table_beside_the_baselines_and_where_the_files_are(finished):
     out, result = finished
     folder = out / "generalization/small-v1/weight-statistics"
-    for text in ("weight-statistics", "hyperparameters", "mean", "Kendall", "scrambled", "±", "paired bootstrap"):
+    for text in ("weight-statistics", "hyperparameters", "mean", "Kendall", "scrambled", "±", "paired over networks"):
         assert text in result.stdout
     assert str(folder / "result.json") in result.stdout
     assert (folder / "predicted-vs-true.png").read_bytes().startswith(b"\x89PNG")

@@ -107,7 +107,12 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     ],
 )
 def test_a_file_with_other_contents_is_refused(tmp_path, change, message):
-    arrays = {"ids": np.array(IDS), "values": np.zeros(4), "scrambled": np.zeros(4), "about": np.array(json.dumps({"format_version": 1}))}
+    arrays = {
+        "ids": np.array(IDS),
+        "values": np.zeros(4),
+        "scrambled": np.zeros(4),
+        "about": np.array(json.dumps({"format_version": 1})),
+    }
     arrays = {name: array for name, array in {**arrays, **change}.items() if array is not None}
     np.savez(tmp_path / "p.npz", **arrays)
     with pytest.raises(PredictionsError, match=message):

@@ -1,4 +1,4 @@
-"""One run: the test split is scored once, permuted twins stand beside it, what is finished is kept, what is interrupted goes on."""
+"""One run: the test split is scored once, with its permuted twins; what is finished is kept, what is interrupted goes on."""
 
 import dataclasses
 import json
@@ -9,8 +9,7 @@ from scipy.stats import kendalltau
 
 import ngbench
 from ngbench.errors import ConfigError, NgbenchError, PredictionsError, ResultError, SplitError, UnknownNameError
-from ngbench.evaluation import Predictions, Result, rescore, run_beside_baselines
-from ngbench.evaluation import protocol
+from ngbench.evaluation import Predictions, Result, protocol, rescore, run_beside_baselines
 from ngbench.evaluation.result import Spread
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, methods

@@ -1,0 +1,45 @@
+"""Data cards: what is generated follows from the file, what is written by hand stays."""
+
+import pytest
+
+from ngbench.errors import CardError
+from ngbench.store import open_zoo, summary, update_card
+from ngbench.store.card import BEGIN, END
+
+
+@pytest.fixture
+def zoo(small_zoo_path):
+    return open_zoo(small_zoo_path)
+
+
+def test_the_generated_part_is_made_anew_and_the_rest_stays(zoo, tmp_path):
+    (tmp_path / "small.md").write_text(f"by hand\n{BEGIN}\nold 123\n{END}\nalso by hand\n")
+    for _ in range(2):
+        text = update_card(zoo, tmp_path).read_text()
+    assert text.startswith("by hand\n")
+    assert text.endswith("\nalso by hand\n")
+    assert "old 123" not in text
+    assert f"| networks | {len(zoo):,}, each from a run of its own |" in text
+    assert zoo.sha256 in text
+    assert all(f"| `{name}` |" in text for name in zoo.columns)
+    assert (tmp_path / "small-test-accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n"])
+def test_a_card_without_markers_is_refused_and_kept(zoo, tmp_path, text):
+    (tmp_path / "small.md").write_text(text)
+    with pytest.raises(CardError, match=r"small\.md lacks the lines"):
+        update_card(zoo, tmp_path)
+    assert (tmp_path / "small.md").read_text() == text
+
+
+def test_a_missing_card_is_not_invented(zoo, tmp_path):
+    with pytest.raises(CardError, match=r"no data card .*small\.md"):
+        update_card(zoo, tmp_path)
+
+
+def test_columns_are_summed_up_by_range_or_by_counts(zoo):
+    scale = zoo.metadata["init_scale"]
+    assert summary(scale) == f"{scale.min():.4g} to {scale.max():.4g}"
+    relu = int((zoo.metadata["activation"] == "relu").sum())
+    assert summary(zoo.metadata["activation"]) == f"relu {relu}, tanh {len(zoo) - relu}"

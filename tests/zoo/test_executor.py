@@ -1,0 +1,50 @@
+"""Worker processes: the same results as one process, in any number; a failure is passed on and leaves no process."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from ngbench.errors import TrainingError
+from ngbench.zoo.executor import default_num_workers, run_parts
+
+
+def square(part, progress):
+    progress(1, 2, "half")
+    progress(2, 2)
+    return part * part, os.getpid()
+
+
+def fail(part, progress):
+    raise TrainingError(f"part {part} failed")
+
+
+def ignored(number, done, text):
+    pass
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_every_part_is_done_once(num_workers):
+    results = dict(run_parts(square, {5: 3, 2: 7, 9: 1}, num_workers=num_workers, report=ignored))
+    assert {number: value for number, (value, _) in results.items()} == {5: 9, 2: 49, 9: 1}
+    elsewhere = {pid != os.getpid() for _, pid in results.values()}
+    assert elsewhere == {num_workers > 1}
+
+
+def test_progress_comes_with_the_number_of_the_part():
+    seen = []
+    list(run_parts(square, {4: 2, 6: 3}, num_workers=1, report=lambda *args: seen.append(args)))
+    assert seen == [(4, 1, "half"), (4, 2, ""), (6, 1, "half"), (6, 2, "")]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_of_a_part_is_raised_here_and_no_worker_stays(num_workers):
+    with pytest.raises(TrainingError, match="part 3 failed|part 7 failed"):
+        list(run_parts(fail, {0: 3, 1: 7}, num_workers=num_workers, report=ignored))
+    for process in multiprocessing.active_children():
+        process.join(5)
+    assert not multiprocessing.active_children()
+
+
+def test_there_is_at_least_one_worker():
+    assert default_num_workers() >= 1
