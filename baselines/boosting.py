@@ -74,7 +74,7 @@ def fit_best(
         with one_thread():
             model.fit(train.features, train.targets)
         fitted.append((sign * problem.metric(predict(model, val.features), val.targets), model))
-        context.progress(len(fitted), len(configs), f"best validation metric {sign * max(score for score, _ in fitted):.4f}")
+        context.progress(len(fitted), len(configs), f"val {sign * max(score for score, _ in fitted):.3f}")
     return max(fitted, key=lambda pair: pair[0])[1]
 
 

@@ -32,11 +32,14 @@ class Config(Training):
         weight_noise: Standard deviation of the factors, around one, that each weight is multiplied by in training.
     """
 
+    epochs: int = 50
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
     width: int = 256
-    num_layers: int = 2
+    num_layers: int = 3
     dropout: float = 0.3
     clip: float = 10.0
-    weight_noise: float = 0.1
+    weight_noise: float = 0.5
 
 
 class FlatNetwork(nn.Module):

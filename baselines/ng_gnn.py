@@ -299,6 +299,9 @@ class Config(Training):
         ConfigError: An option has none of the named values.
     """
 
+    epochs: int = 15
+    epochs: int = 12
+    learning_rate: float = 8e-3
     channels: int = 32
     num_layers: int = 4
     encoding: str = "linear"
@@ -307,9 +310,9 @@ class Config(Training):
     clip: float = 10.0
     reverse_edges: bool = False
     residual: bool = True
-    pooling: str = "cat"
+    pooling: str = "mean"
     dropout: float = 0.0
-    weight_noise: float = 0.1
+    weight_noise: float = 0.2
 
     def __post_init__(self):
         super().__post_init__()
@@ -320,7 +323,7 @@ class Config(Training):
     @classmethod
     def paper(cls, **changes: Any) -> Config:
         """The model of the paper: Fourier features, no residual connections, no noise on the weights."""
-        return replace(cls(encoding="fourier", clip=0.0, residual=False, weight_noise=0.0), **changes)
+        return replace(cls(encoding="fourier", clip=0.0, residual=False, pooling="cat", weight_noise=0.0), **changes)
 
 
 # Parts.

@@ -122,7 +122,8 @@ def _show(
     results = list(found.values())
     screen.print()
     screen.print(score_table(results))
-    screen.print("[dim]scrambled: the same networks, hidden neurons permuted; shift: how far predictions then move[/dim]")
+    names = ", ".join(_sign(name) for name in results[0].scores)
+    screen.print(f"[dim]{names}; scrambled: hidden neurons permuted; shift: how far predictions then move[/dim]", soft_wrap=True)
     screen.print()
     screen.print(cost_table(results))
     for name in methods:
@@ -143,10 +144,11 @@ def score_table(results: Sequence[Result]) -> Table:
     first = results[0]
     others = [name for name in first.scores if name != first.primary]
     several = len(first.seeds) > 1
-    spread = "mean ± std" if several else f"[{first.interval.confidence:.0%}]"
+    short = [_sign(name).split()[-1] for name in first.scores]
+    spread = "± std" if several else f"[{first.interval.confidence:.0%}]"
     count = f"{len(first.seeds)} seeds" if several else f"seed {first.seeds[0].seed}"
     title = f"{first.task} on {first.zoo} v{first.zoo_version}: {first.seeds[0].num_test:,} test networks, {count}"
-    made = table("method", f"{_sign(first.primary)} {spread}", "scrambled", "shift", *map(_sign, others), title=title)
+    made = table("method", f"{short[0]} {spread}", "scrambled", "shift", *short[1:], title=title)
     for result in _best_first(results):
         made.add_row(
             result.method,

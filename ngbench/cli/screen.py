@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from rich.bar import Bar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.table import Table
@@ -36,12 +36,14 @@ class _RateColumn(ProgressColumn):
 def progress_stages(*, quiet: bool = False) -> Iterator[Stages]:
     """Progress bars on standard error, one for each stage, with rate, text and time left."""
     columns = [
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _RateColumn(),
-        TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), _RateColumn(),
+        TextColumn("{task.fields[text]}"), TextColumn("left"), TimeRemainingColumn(compact=True),
     ]  # fmt: skip
-    with RichProgress(*columns, console=Console(stderr=True, highlight=False), disable=quiet) as bars:
+    with RichProgress(*columns, console=Console(stderr=True, highlight=False), disable=quiet, expand=True) as bars:
 
         def stage(label: str, /) -> Progress:
+            for before in bars.tasks:
+                bars.update(before.id, total=before.total or 1, completed=before.total or 1)
             bar = bars.add_task(label, total=None, text="")
 
             def progress(done: int, total: int, text: str = "", /) -> None:

@@ -46,7 +46,8 @@ def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
         "hidden neurons permuted (same functions)",
     )
     left.set_ylabel(f"predicted {task.target_label}")
-    _frame(left, found.targets, scored)
+    for axes in (left, right):
+        _frame(axes, found.targets, scored)
     path = folder / PICTURE_FILE
     figure.savefig(path, dpi=150)
     return path

@@ -48,6 +48,7 @@ def update_card(zoo: Zoo, folder: str | Path, *, column: str = "test_accuracy") 
 
 
 def _facts(zoo: Zoo) -> str:
+    num_structures = len({topology.structure for topology in zoo.topologies})
     parameters = sorted({topology.num_values for topology in zoo.topologies})
     sizes = [f"{len(zoo.split(part)):,} {part}" for part in ("train", "val", "test")]
     rows = {
@@ -56,7 +57,7 @@ def _facts(zoo: Zoo) -> str:
         else f"{len(zoo):,} of {len(set(zoo.run_ids)):,} runs",
         "runs that diverged": f"{len(zoo.diverged):,}",
         "parameters each": " to ".join(f"{count:,}" for count in dict.fromkeys((parameters[0], parameters[-1]))),
-        "topologies": f"{len(zoo.topologies):,} on {len({topology.structure for topology in zoo.topologies}):,} structures",
+        "topologies": f"{len(zoo.topologies):,}, of {num_structures:,} structure{'s' if num_structures > 1 else ''}",
         "split `default`": f"{', '.join(sizes)}, by hash of the run id",
         "file": f"{zoo.path.stat().st_size / 1e6:.1f} MB, sha256 of its content `{zoo.sha256}`",
         "licence": zoo.info.licence,
@@ -111,6 +112,6 @@ def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
     axes.set_xlabel(f"{column.replace('_', ' ')}" + (" (fraction)" if column.endswith("accuracy") else ""))
     axes.set_ylabel("networks")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="split")
+    axes.legend(frameon=False, title="split", loc="upper center")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     return path

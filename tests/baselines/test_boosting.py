@@ -43,7 +43,7 @@ def test_the_budget_limits_the_candidates_and_progress_counts_them(budget, num_t
     seen = []
     fitted(num_candidates=budget, progress=lambda *report: seen.append(report))
     assert [report[:2] for report in seen] == [(done, num_tried) for done in range(1, num_tried + 1)]
-    scores = [float(text.removeprefix("best validation metric ")) for _, _, text in seen]
+    scores = [float(text.removeprefix("val ")) for _, _, text in seen]
     assert scores == sorted(scores)
 
 
@@ -62,7 +62,7 @@ def test_where_lower_is_better_the_lowest_wins():
     reports = []
     by_error = fitted(replace(PROBLEM, metric=error, higher_is_better=False), progress=lambda *report: reports.append(report))
     np.testing.assert_array_equal(by_error, fitted(replace(PROBLEM, metric=lambda p, t: -error(p, t))))
-    assert reports[-1][2] == f"best validation metric {error(by_error, VAL.targets):.4f}"
+    assert reports[-1][2] == f"val {error(by_error, VAL.targets):.3f}"
 
 
 def test_a_seed_gives_the_same_model_twice_and_another_seed_another():

@@ -57,16 +57,14 @@ class Interrupted(Recorder):
         super().fit(problem, train, val, context)
 
 
-for cls in (Recorder, FirstWeight, Broken, Interrupted):
-    methods.register(f"test-{cls.__name__.lower()}", cls)
-
-
-TASKS.register("test-quick", TASKS["generalization"].model_copy(update={"name": "test-quick", "baselines": ("mean",)}))
-
-
 @pytest.fixture(autouse=True)
-def _fresh_calls():
+def _registered(monkeypatch):
+    """The methods and the task of this file, for its own tests only."""
     CALLS.clear()
+    for cls in (Recorder, FirstWeight, Broken, Interrupted):
+        monkeypatch.setitem(methods._entries, f"test-{cls.__name__.lower()}", cls)
+    quick = TASKS["generalization"].model_copy(update={"name": "test-quick", "baselines": ("mean",)})
+    monkeypatch.setitem(TASKS._entries, "test-quick", quick)
 
 
 @pytest.fixture

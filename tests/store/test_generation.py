@@ -98,13 +98,19 @@ def test_finished_parts_are_not_trained_again(recipe, tmp_path, monkeypatch):
 
     def stop_in_the_last_part(done, total, text=""):
         calls.append(done)
-        if text == "part 2 of 3":
+        if text == "1 of 3 parts to do":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         generate(recipe, tmp_path / "a.h5", shard_size=3, progress=stop_in_the_last_part)
     generate(recipe, tmp_path / "a.h5", shard_size=3)
     assert trained == [range(3), range(3, 6), range(6, 7)]
+
+
+def test_the_file_does_not_depend_on_the_number_of_workers(recipe, tmp_path):
+    one = generate(recipe, tmp_path / "one.h5", shard_size=3)
+    two = generate(recipe, tmp_path / "two.h5", shard_size=3, num_workers=2)
+    assert two.sha256 == one.sha256
 
 
 def test_progress_rises_to_the_total(recipe, tmp_path):
