@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from baselines import training
 from baselines.training import Training
@@ -51,6 +49,9 @@ class FlatNetwork(nn.Module):
         variants: Topologies of the training networks; they differ in activations only.
     """
 
+    centre: Tensor
+    scale: Tensor
+
     def __init__(self, config: Config, values: Tensor, variants: Sequence[Topology]):
         super().__init__()
         self.config = config
@@ -58,7 +59,7 @@ class FlatNetwork(nn.Module):
         low, median, high = (torch.from_numpy(np.quantile(values, q, axis=0)).float() for q in (0.16, 0.5, 0.84))
         self.register_buffer("centre", median)
         self.register_buffer("scale", torch.where(high > low, (high - low) / 2, torch.ones_like(median)))
-        self.activations = sorted({activation for variant in variants for activation in enumerate(_activations(variant))})
+        self.activations = sorted(set().union(*map(_activations, variants)))
         sizes = [values.shape[1] + len(self.activations)] + [config.width] * config.num_layers
         hidden = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU(), nn.Dropout(config.dropout))]
         self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
@@ -70,12 +71,13 @@ class FlatNetwork(nn.Module):
         if self.training and self.config.weight_noise:
             values = values * (1 + self.config.weight_noise * torch.randn_like(values))
         values = ((values - self.centre) / self.scale).clamp(-self.config.clip, self.config.clip)
-        one_hot = torch.tensor([[known in set(enumerate(_activations(v))) for known in self.activations] for v in bundle.variants])
+        one_hot = torch.tensor([[pair in _activations(variant) for pair in self.activations] for variant in bundle.variants])
         return self.layers(torch.cat([values, one_hot.to(values)[bundle.variant]], 1))[torch.argsort(bundle.index)]
 
 
-def _activations(topology: Topology) -> list[str]:
-    return [group.activation for group in topology.groups]
+def _activations(topology: Topology) -> set[tuple[int, str]]:
+    """Position and activation of each group."""
+    return {(position, group.activation) for position, group in enumerate(topology.groups)}
 
 
 class FlatMLP:
@@ -126,7 +128,10 @@ class FlatMLP:
         """
         module, problem, structure = self._needed()
         if networks.one_structure(reader="flat-mlp").topology.structure != structure:
-            raise GraphError("flat-mlp was fitted on another architecture; expected networks of that: use a method that reads any, such as ng-gnn")
+            raise GraphError(
+                "flat-mlp was asked for another architecture than it was fitted on; expected the same: "
+                "use a method that reads any, such as ng-gnn"
+            )
         return training.predict(training.in_float64(module), networks, problem=problem)
 
     def _needed(self) -> tuple[FlatNetwork, Problem, str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ from torch.nn import functional
 from ngbench.errors import ConfigError, TrainingError
 from ngbench.loading import GraphDataset
 from ngbench.methods import Problem, RunContext
+
+Module = TypeVar("Module", bound=nn.Module)
+
+PREDICTION_BATCH = 256
+"""Networks that are predicted at once."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,9 @@ class Training:
         warmup: Share of all steps in which the rate rises, linearly.
         weight_decay: Decoupled weight decay (AdamW; Loshchilov and Hutter, ICLR 2019), of matrices only.
         clip_norm: Largest norm of a gradient.
-        num_threads: Threads on which torch computes. With more than one they wait for one another thousands of times a step: two
-            cores to themselves train 1.5 times as fast, but 10 times as slowly when another process has one of them. The number
-            also decides the last bits of a result.
+        num_threads: Threads on which torch computes. Several wait for one another a thousand times in a step: with two cores to
+            themselves two train 1.5 times as fast, but several times as slowly once another process wants one of the cores.
+            The last bits of a result depend on the number too.
 
     Raises:
         ConfigError: A number is out of range.
@@ -51,7 +57,7 @@ class Training:
     clip_norm: float = 1.0
     num_threads: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "num_threads"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
@@ -95,14 +101,14 @@ def train(
             with seeded(context.seed, epoch):
                 _train_epoch(state, problem, train, context=context, epochs=epochs)
             score = float(problem.metric(predict(module, val, problem=problem), val.targets))
-            state.finish_epoch(score, better=state.best is None or (score > state.best) == problem.higher_is_better)
+            state.finish_epoch(score, higher_is_better=problem.higher_is_better)
             state.save(context.checkpoint_path)
-            context.progress(state.epoch * len(train), epochs * len(train), state.text)
+            context.progress(state.epoch * len(train), epochs * len(train), state.text(problem))
     module.load_state_dict(state.best_weights)
 
 
 def _train_epoch(state: TrainingState, problem: Problem, train: GraphDataset, *, context: RunContext, epochs: int) -> None:
-    """One pass over the training networks in random order."""
+    """One pass over the training networks, in random order."""
     settings, module = state.settings, state.module
     low, high = problem.bounds
     targets = torch.as_tensor((np.asarray(train.targets) - low) / (high - low), dtype=torch.float32, device=context.device)
@@ -121,7 +127,7 @@ def _train_epoch(state: TrainingState, problem: Problem, train: GraphDataset, *,
         nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
         state.step(rate)
         done += len(positions)
-        context.progress(done, total, state.text)
+        context.progress(done, total, state.text(problem))
 
 
 class TrainingState:
@@ -138,16 +144,15 @@ class TrainingState:
         matrices = [parameter for parameter in module.parameters() if parameter.dim() > 1]
         vectors = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.epoch = 0
         self.score: float | None = None
         self.best: float | None = None
         self.best_weights: dict[str, Tensor] = {}
 
-    @property
-    def text(self) -> str:
+    def text(self, problem: Problem) -> str:
         """What there is to say of the last epoch."""
-        return "" if self.score is None else f"val τ {self.score:.3f}"
+        return "" if self.score is None else f"val {getattr(problem.metric, 'title', 'score')} {self.score:.3f}"
 
     def step(self, rate: float) -> None:
         """One step of the optimizer at a learning rate, after which the gradients are gone."""
@@ -156,10 +161,10 @@ class TrainingState:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def finish_epoch(self, score: float, *, better: bool) -> None:
-        """Counts an epoch, and keeps its weights where they are the best so far."""
+    def finish_epoch(self, score: float, *, higher_is_better: bool) -> None:
+        """Counts an epoch, and keeps its weights where they are the best so far; of equal ones the first."""
         self.epoch, self.score = self.epoch + 1, score
-        if better:
+        if self.best is None or (score > self.best if higher_is_better else score < self.best):
             self.best, self.best_weights = score, copy.deepcopy(self.module.state_dict())
 
     def save(self, path: Path | None) -> None:
@@ -183,16 +188,15 @@ class TrainingState:
             saved = torch.load(path, map_location=next(self.module.parameters()).device, weights_only=True)
             run = saved["run"]
         except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise TrainingError(f"checkpoint {path} cannot be read ({error}); remove it to start again") from error
+            raise TrainingError(f"checkpoint {path} cannot be read ({type(error).__name__}); remove it to start again") from error
         if run != self.run:
-            raise TrainingError(f"checkpoint {path} is of the run {run!r}; expected {self.run!r}: remove it or use another folder")
+            raise TrainingError(
+                f"checkpoint {path} is of another run, {run!r}; expected {self.run!r}: remove it, or use another folder"
+            )
         self.module.load_state_dict(saved["weights"])
         self.optimizer.load_state_dict(saved["optimizer"])
         for name in ("epoch", "score", "best", "best_weights"):
             setattr(self, name, saved[name])
-
-
-PREDICTION_BATCH = 256
 
 
 @torch.no_grad()
@@ -208,7 +212,7 @@ def predict(module: nn.Module, networks: GraphDataset, *, problem: Problem) -> n
     return predictions
 
 
-def in_float64(module: nn.Module) -> nn.Module:
+def in_float64(module: Module) -> Module:
     """A copy that computes in float64, so that rounding cannot tell networks apart that are permutations of one another."""
     return copy.deepcopy(module).double().eval()
 
@@ -238,15 +242,13 @@ def kernel_threads(number: int) -> Iterator[None]:
 def keep_memory() -> bool:
     """Keeps glibc from returning freed memory to the system for the rest of the process; says whether that was possible.
 
-    A training step frees and takes the same large blocks again. By default each comes from mmap, and its pages are cleared
-    anew at every step, which costs more than the arithmetic.
+    A step of training frees large blocks and asks for the same again. By default each comes fresh from the system, which
+    clears its pages once more, and that can cost more than the arithmetic.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # another libc
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _MOST_BYTES))
-
-
-# Parameters of mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _MOST_BYTES = -1, -4, 2**31 - 1
+    except (OSError, AttributeError, TypeError):
+        return False  # another libc
+    # Parameters of mallopt(3): no block from mmap, and no trimming below 2 GiB.
+    m_trim_threshold, m_mmap_max = -1, -4
+    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))

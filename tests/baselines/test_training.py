@@ -1,0 +1,150 @@
+"""The training loop: what is selected, what is random, and that an interrupted fit goes on as if it had not been."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from baselines import training
+from baselines.training import Training
+from ngbench.errors import ConfigError, TrainingError
+from ngbench.methods import Budget, RunContext
+from ngbench.testing import PROBLEM, fake_dataset
+
+TRAIN, VAL = fake_dataset(num_graphs=40, seed=1), fake_dataset(num_graphs=20, seed=2)
+SETTINGS = Training(epochs=5, batch_size=16, learning_rate=0.01)
+
+
+class Line(nn.Module):
+    """Reads the mean square of a network's values, with dropout so that the draw of noise matters."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+
+    def forward(self, batch):
+        (bundle,) = batch.bundles
+        squares = bundle.values.square().mean(1)
+        features = torch.stack([squares, squares.sqrt()], 1)
+        return self.linear(nn.functional.dropout(features, 0.2, self.training))[torch.argsort(bundle.index)]
+
+
+def fit(context, settings=SETTINGS):
+    with training.seeded(context.seed):
+        module = Line()
+    training.train(module, settings=settings, problem=PROBLEM, train=TRAIN, val=VAL, context=context)
+    return module
+
+
+def context(seed=1, path=None, progress=lambda done, total, text="": None, max_epochs=100):
+    return RunContext(seed, Budget(max_epochs, 1), checkpoint_path=path, progress=progress)
+
+
+def weights(module):
+    return torch.cat([parameter.flatten() for parameter in module.parameters()])
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others():
+    assert torch.equal(weights(fit(context(1))), weights(fit(context(1))))
+    assert not torch.equal(weights(fit(context(1))), weights(fit(context(2))))
+
+
+def test_what_torch_draws_afterwards_does_not_depend_on_the_fit():
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    fit(context(1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+
+    def stop(done, total, text=""):
+        if done >= 3 * len(TRAIN):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(context(path=path, progress=stop))
+    assert path.exists()
+    seen = []
+    resumed = fit(context(path=path, progress=lambda done, total, text="": seen.append(done)))
+    assert min(seen) > 2 * len(TRAIN)
+    assert torch.equal(weights(resumed), weights(fit(context())))
+
+
+def test_the_weights_of_the_best_epoch_are_kept():
+    scores = []
+
+    def metric(predictions, targets):
+        scores.append(float(np.mean(predictions)))
+        return [0.1, 0.9, 0.3, 0.9, 0.2][len(scores) - 1]
+
+    with training.seeded(1):
+        module = Line()
+    problem = replace(PROBLEM, metric=metric)
+    training.train(module, settings=SETTINGS, problem=problem, train=TRAIN, val=VAL, context=context())
+    assert np.mean(training.predict(module, VAL, problem=problem)) == pytest.approx(scores[1], abs=1e-7)
+
+
+def test_a_metric_that_should_be_small_is_selected_downwards():
+    scores = []
+
+    def metric(predictions, targets):
+        scores.append(float(np.mean(predictions)))
+        return [0.5, 0.4, 0.1, 0.4, 0.2][len(scores) - 1]
+
+    with training.seeded(1):
+        module = Line()
+    problem = replace(PROBLEM, metric=metric, higher_is_better=False)
+    training.train(module, settings=SETTINGS, problem=problem, train=TRAIN, val=VAL, context=context())
+    assert np.mean(training.predict(module, VAL, problem=problem)) == pytest.approx(scores[2], abs=1e-7)
+
+
+def test_the_budget_limits_the_epochs():
+    seen = []
+    fit(context(progress=lambda done, total, text="": seen.append((done, total)), max_epochs=2))
+    assert seen[-1] == (2 * len(TRAIN), 2 * len(TRAIN))
+
+
+def test_predictions_stay_within_the_bounds_of_the_problem():
+    problem = replace(PROBLEM, bounds=(-3.0, 5.0))
+    module = Line()
+    nn.init.constant_(module.linear.weight, 1e4)
+    predictions = training.predict(module, VAL, problem=problem)
+    assert predictions.dtype == np.float64
+    assert -3.0 <= predictions.min() <= predictions.max() <= 5.0
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_its_numbers():
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch \d of 5 at learning rate .*below 1e\+30"):
+        fit(context(), Training(epochs=5, batch_size=16, learning_rate=1e30, warmup=0.0))
+
+
+def test_a_checkpoint_that_cannot_be_read_or_is_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match=r"checkpoint .*checkpoint\.pt cannot be read"):
+        fit(context(path=path))
+    path.unlink()
+    fit(context(path=path))
+    with pytest.raises(TrainingError, match="is of another run, .*seed 1.*; expected .*seed 2"):
+        fit(context(seed=2, path=path))
+
+
+def test_the_rate_rises_then_falls_along_a_cosine_to_zero():
+    settings = Training(learning_rate=0.4, warmup=0.2)
+    assert [settings.rate(share) for share in (0.0, 0.1, 0.2)] == pytest.approx([0.0, 0.2, 0.4])
+    assert settings.rate(0.6) == pytest.approx(0.2)
+    assert settings.rate(1.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"epochs": 0}, "epochs is 0"), ({"learning_rate": -1.0}, r"learning_rate is -1\.0"), ({"warmup": 1.0}, r"warmup is 1\.0")],
+)
+def test_settings_out_of_range_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        Training(**setting)
