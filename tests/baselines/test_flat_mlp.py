@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from baselines.flat_mlp import FlatMLP
+from baselines.flat_mlp import FlatMLP, FlatNetwork
 from ngbench.errors import ConfigError, GraphError, MethodError
+from ngbench.loading import GraphBatch
 from ngbench.methods import Budget, RunContext
 from ngbench.metrics import KENDALL_TAU
-from ngbench.testing import PROBLEM, SEVERAL_STRUCTURES, check_method, fake_dataset
+from ngbench.testing import ONE_STRUCTURE, PROBLEM, SEVERAL_STRUCTURES, check_method, fake_dataset
 
 CONTEXT = RunContext(seed=5, budget=Budget(max_epochs=25, num_candidates=1))
 SMALL = FlatMLP.Config(width=32, num_layers=1, dropout=0.0, epochs=25, learning_rate=3e-3)
@@ -56,3 +58,43 @@ def test_it_must_be_fitted_first():
 def test_options_out_of_range_are_refused():
     with pytest.raises(ConfigError, match="epochs is 0"):
         FlatMLP.Config(epochs=0)
+
+
+def test_the_activation_is_read_whatever_the_order_of_the_topologies(fitted):
+    test = fake_dataset(num_graphs=37, seed=3)
+    (bundle,) = test.bundles
+    other = replace(bundle, variant=1 - bundle.variant)
+    reordered = replace(bundle, variants=bundle.variants[::-1], variant=1 - bundle.variant)
+    of_other, of_reordered = (fitted.predict(replace(test, bundles=(changed,))) for changed in (other, reordered))
+    assert np.abs(of_other - fitted.predict(test)).min() > 0
+    np.testing.assert_array_equal(of_reordered, fitted.predict(test))
+
+
+def test_a_diverged_network_does_not_set_the_scale_and_is_read():
+    values = fake_dataset(num_graphs=60).bundles[0].values.clone()
+    usual = FlatNetwork(SMALL, values, ONE_STRUCTURE)
+    values[7] *= 1e30
+    with_diverged = FlatNetwork(SMALL, values, ONE_STRUCTURE).eval()
+    torch.testing.assert_close(with_diverged.scale, usual.scale, rtol=0.3, atol=0.0)
+    bundle = replace(fake_dataset(num_graphs=60).bundles[0], values=values)
+    assert with_diverged(GraphBatch((bundle,))).abs().max() < 100
+
+
+def test_a_position_that_never_varies_is_only_shifted():
+    values = fake_dataset(num_graphs=60).bundles[0].values.clone()
+    values[:, 3] = 0.25
+    network = FlatNetwork(SMALL, values, ONE_STRUCTURE)
+    assert (network.centre[3], network.scale[3]) == (0.25, 1.0)
+
+
+def test_noise_falls_on_the_weights_in_training_only():
+    batch = fake_dataset(num_graphs=9).batch()
+    network = FlatNetwork(SMALL, batch.bundles[0].values, ONE_STRUCTURE)
+    assert not torch.equal(network.train()(batch), network(batch))
+    assert torch.equal(network.eval()(batch), network(batch))
+
+
+def test_parameters_are_counted(fitted):
+    # One-hot: input, output, and for each of two convolutions two activations.
+    num_inputs = ONE_STRUCTURE[0].num_values + 6
+    assert fitted.num_parameters == (num_inputs + 1) * 32 + 33

@@ -1,19 +1,30 @@
 """NG-GNN: the authors' numbers, invariance, independence of neighbours, several architectures at once."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from baselines.ng_gnn import NGGNN
-from ngbench.errors import ConfigError, MethodError
+from baselines.ng_gnn import NGGNN, GraphNetwork, Vocabulary
+from baselines.training import in_float64, seeded
+from ngbench.errors import ConfigError, GraphError, MethodError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology, symmetry
-from ngbench.loading import GraphDataset
+from ngbench.loading import GraphDataset, Normalization
 from ngbench.methods import Budget, RunContext
 from ngbench.metrics import KENDALL_TAU
-from ngbench.testing import ONE_STRUCTURE, PROBLEM, SEVERAL_STRUCTURES, fake_dataset, fake_graphs
+from ngbench.testing import (
+    ONE_STRUCTURE,
+    PROBLEM,
+    SEVERAL_STRUCTURES,
+    cnn_topology,
+    fake_dataset,
+    fake_graphs,
+    mlp_topology,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=4, num_candidates=1))
@@ -157,3 +168,181 @@ def test_it_must_be_fitted_first():
 def test_unknown_options_are_refused(option, message):
     with pytest.raises(ConfigError, match=message):
         NGGNN.Config(**option)
+
+
+@pytest.mark.parametrize("name", ["ng-gnn-cnn", "ng-gnn-inr"])
+def test_nodes_and_edges_enter_the_first_layer_as_in_the_authors_code(name):
+    parameters, config, networks, file = reference(name)
+    nodes, edges = NGGNN.from_reference(parameters, config).module.encode(networks.bundles[0])
+    np.testing.assert_allclose(nodes[:, 0].detach(), file["graph/node_features"], atol=1e-6)
+    if "graph/edge_features" in file:
+        np.testing.assert_allclose(edges[:, 0].detach(), file["graph/edge_features"], atol=1e-6)
+
+
+def test_the_norm_spans_one_graph_where_that_of_the_authors_spans_the_batch():
+    parameters, config, networks, file = reference("ng-gnn-inr")
+    assert np.abs(outputs(NGGNN.from_reference(parameters, config).module, networks) - file["output_in_one_batch"]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("gnn_backbone", "gating_edges", True, r"gnn_backbone\.gating_edges of the reference model is True; expected False"),
+        ("graph_constructor", "num_probe_features", 3, r"num_probe_features of the reference model is 3; expected 0"),
+        (None, "pooling_layer_idx", "all", r"pools by 'cat' over 'all'; expected 'cat' over 'last'"),
+    ],
+)
+def test_an_option_of_the_authors_that_is_not_there_is_refused(section, name, value, message):
+    parameters, config, _, _ = reference("ng-gnn-cnn")
+    (config[section] if section else config)[name] = value
+    with pytest.raises(ConfigError, match=message):
+        NGGNN.from_reference(parameters, config)
+
+
+def residual_topology():
+    """A convolution with a shortcut of ones around it, then a linear head."""
+    names = ("stem", "conv", "head")
+    bias = {name: (NodeFeature("bias", ParameterView(f"{name}.bias")),) for name in names}
+    groups = (
+        NodeGroup("input", 2, "input", "none", 0),
+        NodeGroup("stem", 4, "hidden", "relu", 1, bias["stem"]),
+        NodeGroup("conv", 4, "hidden", "relu", 2, bias["conv"]),
+        NodeGroup("head", 3, "output", "none", 3, bias["head"]),
+    )
+    blocks = (
+        EdgeBlock("stem", "input", "stem", "dense", "conv", (3, 1), ParameterView("stem.weight")),
+        EdgeBlock("conv", "stem", "conv", "dense", "conv", (3, 3), ParameterView("conv.weight")),
+        EdgeBlock("shortcut", "stem", "conv", "diagonal", "identity"),
+        EdgeBlock("head", "conv", "head", "dense", "linear", (), ParameterView("head.weight")),
+    )
+    weights = dict(zip(names, ((4, 2, 3, 1), (4, 4, 3, 3), (3, 4)), strict=True))
+    parameters = tuple((f"{n}.{kind}", weights[n][:axes]) for n in names for kind, axes in (("weight", 4), ("bias", 1)))
+    return Topology(groups, blocks, parameters)
+
+
+TOPOLOGIES = (*SEVERAL_STRUCTURES, residual_topology())
+OPTIONS = {
+    "default": NGGNN.Config(),
+    "paper": NGGNN.Config.paper(),
+    "both-ways": NGGNN.Config(reverse_edges=True),
+    "paper-both-ways": NGGNN.Config.paper(reverse_edges=True),
+    "concatenated": NGGNN.Config(pooling="cat", num_layers=2),
+    "one-layer": NGGNN.Config(num_layers=1),
+}
+
+
+def untrained(config=SMALL, *, topologies=TOPOLOGIES):
+    """A network of random weights, in which every table and bias matters."""
+    train = fake_dataset(topologies, num_graphs=36)
+    with seeded(1):
+        vocabulary = Vocabulary.of(train, reverse_edges=config.reverse_edges)
+        module = GraphNetwork(replace(config, channels=6), vocabulary, Normalization.fit(train), num_outputs=2)
+        for parameter in module.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return module.eval()
+
+
+@torch.no_grad()
+def outputs(module, networks):
+    return in_float64(module)(networks.batch().to("cpu", torch.float64)).numpy()
+
+
+@pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS)
+def test_random_weights_too_give_permuted_networks_the_same_outputs(config):
+    module, networks = untrained(config), fake_dataset(TOPOLOGIES, num_graphs=13, seed=1)
+    expected = outputs(module, networks)
+    np.testing.assert_allclose(outputs(module, networks.scrambled(salt="a")), expected, rtol=0, atol=1e-10)
+    assert np.ptp(expected, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS)
+def test_an_output_in_float32_depends_on_no_neighbour(config):
+    module, networks = untrained(config), fake_dataset(TOPOLOGIES, num_graphs=13, seed=1)
+    with torch.no_grad():
+        alone = torch.cat([module(networks.batch(np.array([position]))) for position in range(13)])
+        torch.testing.assert_close(module(networks.batch()), alone, rtol=0, atol=1e-6)
+
+
+def test_exchanged_outputs_are_another_network():
+    graphs = fake_graphs(ONE_STRUCTURE[:1], num_graphs=13)
+    exchange = symmetry.GroupElement(ONE_STRUCTURE[0], {"head": torch.tensor([1, 0, 2, 3, 4])})
+    module = untrained()
+    before, after = (outputs(module, GraphDataset.from_graphs(some)) for some in (graphs, [exchange.act(g) for g in graphs]))
+    assert np.abs(after - before).max() > 1e-4
+
+
+def test_a_weight_that_is_zero_keeps_its_edge():
+    (graph,) = fake_graphs(ONE_STRUCTURE[:1], num_graphs=1)
+    rows = graph.row().double().repeat(2, 1)
+    rows[0, -3:], rows[1, -3:] = 0.0, 1e-9
+    zero, tiny = (GraphDataset.from_graphs([NeuralGraph.from_row(graph.topology, row)]) for row in rows)
+    np.testing.assert_allclose(outputs(untrained(), zero), outputs(untrained(), tiny), rtol=0, atol=1e-7)
+
+
+def test_activations_are_told_apart_and_unknown_ones_still_read():
+    row = fake_graphs(ONE_STRUCTURE[:1], num_graphs=1)[0].row()
+    variants = [*ONE_STRUCTURE, cnn_topology((1, 6, 4), num_classes=5, kernel=(3, 2), activation="mish")]
+    networks = GraphDataset.from_graphs([NeuralGraph.from_row(topology, row) for topology in variants])
+    relu, tanh, mish = outputs(untrained(), networks)
+    assert min(np.abs(relu - tanh).max(), np.abs(relu - mish).max(), np.abs(tanh - mish).max()) > 1e-4
+
+
+def test_a_kernel_is_read_as_if_padded_around_its_centre():
+    narrow, wide = (cnn_topology((1, 4), num_classes=2, kernel=kernel) for kernel in ((3, 1), (3, 3)))
+    (graph,) = fake_graphs([narrow], num_graphs=1)
+    entries = {path: graph.slot_values[slot].reshape(shape) for path, shape, slot in _entries(narrow)}
+    entries["conv0.weight"] = torch.nn.functional.pad(entries["conv0.weight"], (1, 1))
+    module = untrained()
+    module.normalization = copy.copy
+    same = [GraphDataset.from_graphs([g]) for g in (graph, NeuralGraph.from_state_dict(wide, entries))]
+    np.testing.assert_allclose(outputs(module, same[0]), outputs(module, same[1]), rtol=0, atol=1e-12)
+
+
+def _entries(topology):
+    slots = {slot.parameter.path: position for position, slot in enumerate(topology.slots)}
+    return [(path, shape, slots[path]) for path, shape in topology.parameters]
+
+
+def test_noise_falls_on_the_weights_in_training_only():
+    module, batch = untrained(), fake_dataset(TOPOLOGIES, num_graphs=13).batch()
+    assert not torch.equal(module.train()(batch), module(batch))
+    assert torch.equal(module.eval()(batch), module(batch))
+
+
+def test_a_diverged_network_is_read_within_limits():
+    (graph,) = fake_graphs(ONE_STRUCTURE[:1], num_graphs=1)
+    diverged = GraphDataset.from_graphs([NeuralGraph.from_row(graph.topology, graph.row() * 1e30)])
+    assert np.abs(outputs(untrained(), diverged)).max() < 1e3
+    assert np.abs(outputs(untrained(replace(SMALL, clip=0.0)), diverged)).max() > 1e6
+
+
+def test_more_inputs_or_outputs_or_a_larger_kernel_than_in_training_are_refused(fitted):
+    with pytest.raises(GraphError, match=r"a network has 12 output nodes; expected at most 5, as in training"):
+        fitted.predict(fake_dataset([cnn_topology((1, 3), num_classes=12, kernel=(2, 2))], num_graphs=2))
+    with pytest.raises(GraphError, match=r"a network has 10 input nodes; expected at most 9, as in training"):
+        fitted.predict(fake_dataset([mlp_topology((10, 3, 2))], num_graphs=2))
+    with pytest.raises(GraphError, match=r"kernel \(5, 5\) does not fit into \(3, 2\)"):
+        fitted.predict(fake_dataset([cnn_topology((1, 3), num_classes=2, kernel=(5, 5))], num_graphs=2))
+
+
+def test_wider_and_deeper_networks_than_in_training_are_read(fitted):
+    networks = fake_dataset([cnn_topology((1, 9, 8, 7, 6, 5), num_classes=4, kernel=(2, 2)), mlp_topology((3, 20, 2))])
+    assert np.isfinite(fitted.predict(networks)).all()
+
+
+def test_networks_without_hidden_layers_or_biases_are_read():
+    groups = (NodeGroup("in", 3, "input", "none", 0), NodeGroup("out", 2, "output", "none", 1))
+    block = EdgeBlock("w", "in", "out", "dense", "linear", (), ParameterView("w"))
+    topologies = [Topology(groups, (block,), (("w", (2, 3)),))]
+    assert np.isfinite(outputs(untrained(topologies=topologies), fake_dataset(topologies, num_graphs=4))).all()
+
+
+def test_the_options_of_the_paper():
+    paper = NGGNN.Config.paper(channels=64)
+    assert (paper.encoding, paper.residual, paper.pooling, paper.weight_noise) == ("fourier", False, "cat", 0.0)
+    assert paper.channels == 64
+
+
+def test_embeddings_need_a_fit_too():
+    with pytest.raises(MethodError, match="ng-gnn has not been fitted; expected a call of fit before this one"):
+        NGGNN().embed(fake_dataset())

@@ -1,5 +1,6 @@
 """The training loop: what is selected, what is random, and that an interrupted fit goes on as if it had not been."""
 
+import ctypes
 from dataclasses import replace
 
 import numpy as np
@@ -148,3 +149,87 @@ def test_the_rate_rises_then_falls_along_a_cosine_to_zero():
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ConfigError, match=message):
         Training(**setting)
+
+
+def test_a_finished_fit_is_not_trained_again(tmp_path):
+    def never(done, total, text=""):
+        raise AssertionError("a step was taken")
+
+    first = fit(context(path=tmp_path / "checkpoint.pt"))
+    assert torch.equal(weights(fit(context(path=tmp_path / "checkpoint.pt", progress=never))), weights(first))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    fit(context(path=tmp_path / "checkpoint.pt"))
+    with pytest.raises(TrainingError, match=r"is of another run, .*learning_rate=0\.01,.* expected .*learning_rate=0\.02,"):
+        fit(context(path=tmp_path / "checkpoint.pt"), replace(SETTINGS, learning_rate=0.02))
+
+
+def test_a_checkpoint_that_fails_to_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"the last one")
+
+    def fail(state, file):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        training.TrainingState(Line(), SETTINGS, run="a run").save(path)
+    assert path.read_bytes() == b"the last one"
+
+
+def test_progress_tells_networks_done_and_the_validation_score():
+    told = []
+    module = fit(context(progress=lambda *call: told.append(call), max_epochs=1))
+    score = PROBLEM.metric(training.predict(module, VAL, problem=PROBLEM), VAL.targets)
+    assert told == [(16, 40, ""), (32, 40, ""), (40, 40, ""), (40, 40, f"val Kendall τ_b {score:.3f}")]
+
+
+def test_the_loss_is_least_where_predictions_are_the_targets_within_other_bounds():
+    problem = replace(PROBLEM, bounds=(-1.0, 5.0), higher_is_better=False, metric=lambda p, t: float(np.abs(p - t).mean()))
+    module = Line()
+    settings = replace(SETTINGS, epochs=60, learning_rate=0.05)
+    splits = {name: replace(split, targets=np.full(len(split), 3.5)) for name, split in (("train", TRAIN), ("val", VAL))}
+    training.train(module, settings=settings, problem=problem, **splits, context=context())
+    np.testing.assert_allclose(training.predict(module, VAL, problem=problem), 3.5, atol=0.2)
+
+
+def test_biases_do_not_decay():
+    module = Line()
+    state = training.TrainingState(module, replace(SETTINGS, weight_decay=0.5), run="a run")
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.step(0.1)
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] * (0.95 if name.endswith("weight") else 1.0))
+        assert parameter.grad is None
+
+
+def test_what_is_drawn_depends_on_all_parts_of_the_seed():
+    draws = []
+    for parts in ((1, 2), (1, 2), (2, 1), (12,)):
+        with training.seeded(*parts):
+            draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[1])
+    assert not any(torch.equal(draws[0], other) for other in draws[2:])
+
+
+def test_an_interrupted_fit_gives_the_threads_back():
+    before = torch.get_num_threads()
+
+    def stop(done, total, text=""):
+        assert torch.get_num_threads() == before + 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(context(progress=stop), replace(SETTINGS, num_threads=before + 1))
+    assert torch.get_num_threads() == before
+
+
+def test_memory_is_kept_where_libc_offers_it_and_nothing_breaks_elsewhere(monkeypatch):
+    assert isinstance(training.keep_memory(), bool)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert training.keep_memory.__wrapped__() is False
