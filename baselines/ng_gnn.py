@@ -86,7 +86,7 @@ class Vocabulary:
         num_hidden_layers: Most hidden layers of a network; each has an embedding, and deeper layers take the last.
         num_outputs: Most output nodes of a network; each has an embedding of its own.
         kernel: Spatial shape to which the weights on all edges are padded.
-        features: Names of the node features.
+        features: Names of the node features, the bias among them even where no network has one.
         activations: Activations of hidden nodes that have an embedding; any other, such as one not recorded, adds nothing.
         mean_log_degree: Mean of log(1 + in-degree) over all nodes, the unit of the amplification scaler.
     """
@@ -110,7 +110,7 @@ class Vocabulary:
             num_hidden_layers=max((group.layer for group in groups if group.role == "hidden"), default=1),
             num_outputs=max(_num_nodes(topology, "output") for topology in topologies),
             kernel=largest_kernel(*topologies),
-            features=tuple(sorted({feature.name for group in groups for feature in group.features})),
+            features=tuple(sorted({"bias"}.union(feature.name for group in groups for feature in group.features))),
             activations=tuple(sorted({group.activation for group in groups if group.role == "hidden"})),
             mean_log_degree=float(torch.cat(degrees).log1p().mean()),
         )
@@ -311,8 +311,6 @@ class GraphNetwork(nn.Module):
     def _node_features(self, bundle: GraphBundle) -> Tensor:
         groups = [group.name for group in bundle.topology.groups]
         features = [torch.cat([bundle.node_feature(g, name) for g in groups], 1) for name in self.vocabulary.features]
-        if not features:
-            return bundle.values.new_zeros(bundle.topology.num_nodes, len(bundle), 0)
         return rearrange(features, "features graphs nodes -> nodes graphs features")
 
     def _activations(self, bundle: GraphBundle) -> Tensor:
