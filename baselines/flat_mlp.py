@@ -132,7 +132,8 @@ class FlatMLP:
                 "flat-mlp was asked for another architecture than it was fitted on; expected the same: "
                 "use a method that reads any, such as ng-gnn"
             )
-        return training.predict(training.in_float64(module), networks, problem=problem)
+        module = training.in_float64(module)
+        return training.predict(module, networks, problem=problem, num_threads=self.config.num_threads)
 
     def _needed(self) -> tuple[FlatNetwork, Problem, str]:
         if self._fitted is None:

@@ -394,7 +394,8 @@ class NGGNN:
         """
         if self._problem is None:
             raise MethodError("ng-gnn has not been fitted; expected a call of fit before predict")
-        return training.predict(training.in_float64(self.module), networks, problem=self._problem)
+        module = training.in_float64(self.module)
+        return training.predict(module, networks, problem=self._problem, num_threads=self.config.num_threads)
 
     @torch.no_grad()
     def embed(self, networks: GraphDataset) -> np.ndarray:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import ctypes
 import hashlib
+import io
 import math
 import os
 import pickle
@@ -100,7 +101,8 @@ def train(
         for epoch in range(state.epoch, epochs):
             with seeded(context.seed, epoch):
                 _train_epoch(state, problem, train, context=context, epochs=epochs)
-            score = float(problem.metric(predict(module, val, problem=problem), val.targets))
+            predictions = predict(module, val, problem=problem, num_threads=settings.num_threads)
+            score = float(problem.metric(predictions, val.targets))
             state.finish_epoch(score, higher_is_better=problem.higher_is_better)
             state.save(context.checkpoint_path)
             context.progress(state.epoch * len(train), epochs * len(train), state.text(problem))
@@ -173,7 +175,10 @@ class TrainingState:
             return
         fields = {name: getattr(self, name) for name in ("run", "epoch", "score", "best", "best_weights")}
         partial = path.with_name(path.name + ".partial")
-        torch.save({**fields, "weights": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}, partial)
+        # Through memory: on a full disk torch's own writer raises a RuntimeError, which does not say so.
+        content = io.BytesIO()
+        torch.save({**fields, "weights": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}, content)
+        partial.write_bytes(content.getbuffer())
         os.replace(partial, path)
 
     def load(self, path: Path | None) -> None:
@@ -200,15 +205,16 @@ class TrainingState:
 
 
 @torch.no_grad()
-def predict(module: nn.Module, networks: GraphDataset, *, problem: Problem) -> np.ndarray:
+def predict(module: nn.Module, networks: GraphDataset, *, problem: Problem, num_threads: int = 1) -> np.ndarray:
     """Predictions of a module for networks, float64 ``[graphs]``, within the bounds of the problem."""
     module.eval()
     parameter = next(module.parameters())
     low, high = problem.bounds
     predictions = np.empty(len(networks))
-    for positions, batch in networks.batches(PREDICTION_BATCH):
-        shares = torch.sigmoid(module(batch.to(parameter.device, parameter.dtype)).squeeze(1))
-        predictions[positions] = low + (high - low) * shares.double().cpu().numpy()
+    with kernel_threads(num_threads):
+        for positions, batch in networks.batches(PREDICTION_BATCH):
+            shares = torch.sigmoid(module(batch.to(parameter.device, parameter.dtype)).squeeze(1))
+            predictions[positions] = low + (high - low) * shares.double().cpu().numpy()
     return predictions
 
 

@@ -5,6 +5,7 @@ Knows how things are shown; holds no logic of its own. Modules import what is he
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -26,8 +27,15 @@ class Refusal(click.ClickException):
         click.secho(f"error: {self.message}", err=True, fg="red")
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
 class Commands(click.Group):
-    """Commands whose `NgbenchError`s are shown as a `Refusal`; any other exception is a fault and keeps its traceback."""
+    """Commands whose `NgbenchError`s are shown as a `Refusal`, as is a disk that cannot be written.
+
+    Any other exception is a fault and keeps its traceback.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command that was typed."""
@@ -35,6 +43,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except NgbenchError as error:
             raise Refusal(str(error)) from error
+        except OSError as error:
+            if error.errno not in _NO_ROOM | _NO_RIGHT:
+                raise
+            where = f" {str(error.filename)!r}" if error.filename else ""
+            mend = "free some space" if error.errno in _NO_ROOM else "choose a folder that you may write to"
+            raise Refusal(f"cannot write{where} ({error.strerror}): {mend} and run again; what is finished is kept") from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

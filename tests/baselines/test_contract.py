@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from baselines.flat_mlp import FlatMLP
 
+from baselines.flat_mlp import FlatMLP
 from ngbench.errors import MethodError
 from ngbench.methods import method_class, methods
 from ngbench.testing import check_method

@@ -107,6 +107,20 @@ def test_a_mistake_gets_one_sentence_and_exit_code_two(arguments, message, tmp_p
     assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX has it")
+@pytest.mark.parametrize("method", ["weight-statistics", "ng-gnn"])
+def test_a_full_disk_gets_one_sentence_and_keeps_what_is_finished(method, small_zoo_path, tmp_path):
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); from ngbench.cli import main; main()"
+    arguments = ["run", "--method", method, "--zoo", str(small_zoo_path), "--set" if method == "ng-gnn" else "--seeds"]
+    command = [sys.executable, "-c", limited, *arguments, "epochs=1" if method == "ng-gnn" else "0"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2, found.stderr
+    assert "cannot write" in found.stderr
+    assert "free some space" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert (tmp_path / "runs/generalization/small-v1/mean/seed-0/seed.json").exists()
+
+
 def test_an_interruption_says_how_to_go_on(small_zoo_path, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
