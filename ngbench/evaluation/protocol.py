@@ -166,19 +166,12 @@ class Bench:
 
     def _fit(self, name: str, settings: Mapping[str, str], place: Path, seed: int, identity: str) -> SeedResult:
         """Fits a method, predicts the test split and its scrambled twin, scores both once."""
-        method = make_method(name, settings)
+        method, primary = make_method(name, settings), self.task.primary
         checkpoint_path = place / f"checkpoint-{identity[:12]}.pt"
-        context = RunContext(
-            seed=seed,
-            budget=Budget(self.task.max_epochs, self.task.num_candidates),
-            device=self.device,
-            checkpoint_path=checkpoint_path,
-            progress=self.stages(f"{name}, seed {seed}"),
-        )
-        primary = self.task.primary
-        problem = Problem(self.task.kind, primary, primary.higher_is_better, self.task.target_bounds)
-        with Usage(self.device) as fitting:
-            method.fit(problem, self.train, self.val, context)
+        progress = self.stages(f"{name}, seed {seed}")
+        budget = Budget(self.task.max_epochs, self.task.num_candidates)
+        context = RunContext(seed, budget, device=self.device, checkpoint_path=checkpoint_path, progress=progress)
+        fit_s, peak_of_fit = self._train(method, context, spent_path=checkpoint_path.with_suffix(".spent_s"))
         with Usage(self.device) as predicting:
             values = method.predict(self.test)
         predictions = Predictions(
@@ -188,7 +181,6 @@ class Bench:
             about={"method": name, "task": self.task.name, "zoo": self.zoo.name, "zoo_sha256": self.zoo.sha256, "seed": seed},
         )
         scored = score(self.task, self.answers, predictions)
-        peaks = [u.peak_memory_bytes for u in (fitting, predicting) if u.peak_memory_bytes is not None]
         record = SeedResult(
             seed=seed,
             identity=identity,
@@ -198,15 +190,30 @@ class Bench:
             mean_shift=float(scored.shifts.mean()),
             largest_shift=float(scored.shifts.max()),
             num_parameters=method.num_parameters,
-            fit_s=fitting.duration_s,
+            fit_s=fit_s,
             predict_s=predicting.duration_s,
             num_test=len(self.test),
-            peak_memory_bytes=max(peaks, default=None),
+            peak_memory_bytes=max((p for p in (peak_of_fit, predicting.peak_memory_bytes) if p is not None), default=None),
         )
         predictions.save(place / PREDICTIONS_FILE)
         write_json(place / SEED_FILE, record)
         checkpoint_path.unlink(missing_ok=True)
         return record
+
+    def _train(self, method: Any, context: RunContext, *, spent_path: Path) -> tuple[float, int | None]:
+        """Fits a method; gives the seconds, those before an interruption among them, and the peak memory."""
+        primary = self.task.primary
+        problem = Problem(self.task.kind, primary, primary.higher_is_better, self.task.target_bounds)
+        spent_s = float(spent_path.read_text()) if spent_path.exists() else 0.0
+        fitting = Usage(self.device)
+        try:
+            with fitting:
+                method.fit(problem, self.train, self.val, context)
+        except BaseException:
+            spent_path.write_text(str(spent_s + fitting.duration_s))
+            raise
+        spent_path.unlink(missing_ok=True)
+        return spent_s + fitting.duration_s, fitting.peak_memory_bytes
 
     def _identity(self, name: str, settings: Mapping[str, str], seed: int) -> str:
         """Digest of everything that decides the numbers of a fit, the source code included."""

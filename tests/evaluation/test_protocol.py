@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -133,6 +134,22 @@ def test_an_interruption_keeps_the_finished_seeds(small_zoo_path, tmp_path, monk
     CALLS.clear()
     ngbench.run("test-interrupted", "test-quick", zoo=small_zoo_path, seeds=[0, 1, 2], out=tmp_path)
     assert [call[1] for call in CALLS if call[0] == "fit"] == [1, 2]
+
+
+def test_the_seconds_of_an_interrupted_fit_count(small_zoo_path, tmp_path, monkeypatch):
+    def slow(self, problem, train, val, context):
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Interrupted, "fit", slow)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ngbench.run("test-interrupted", "test-quick", small_zoo_path, out=tmp_path)
+    monkeypatch.setattr(Interrupted, "fit", Recorder.fit)
+    result = ngbench.run("test-interrupted", "test-quick", small_zoo_path, out=tmp_path)
+    assert 0.6 < result.seeds[0].fit_s < 3
+    folder = tmp_path / "test-quick/small-v1/test-interrupted/seed-0"
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.npz", "seed.json"]
 
 
 def test_predictions_that_are_not_finite_are_refused_and_nothing_is_kept(small_zoo_path, tmp_path):
