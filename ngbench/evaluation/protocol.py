@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ngbench.errors import ConfigError, ResultError
+from ngbench.errors import ConfigError, ResultError, SplitError
 from ngbench.evaluation.environment import Usage, current_environment
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE, Answers, Scored, answers, score, seed_folder
 from ngbench.evaluation.predictions import Predictions
@@ -84,13 +84,11 @@ def run_beside_baselines(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds are {list(seeds)}; expected one or more different numbers, none negative")
     make_method(method, settings)
-    bench = Bench.open(TASKS[task], open_zoo(zoo or TASKS[task].default_zoo), Path(out), device or _default_device(), stages)
+    bench = Bench.open(TASKS[task], open_zoo(zoo or TASKS[task].default_zoo), Path(out), checked_device(device), stages)
     names = [name for name in bench.task.baselines if name != method]
     entrants = [bench.measure(name, {}, seeds) for name in names] + [bench.measure(method, settings or {}, seeds)]
     entrant, others = entrants[-1], dict(zip(names, entrants[:-1], strict=True))
-    return tuple(
-        bench.report(e, {n: o for n, o in others.items() if o is not e} if e is entrant else {}) for e in reversed(entrants)
-    )
+    return tuple(bench.report(e, others if e is entrant else {}) for e in reversed(entrants))
 
 
 def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Mapping[str, str]) -> Path:
@@ -101,10 +99,24 @@ def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Map
     return Path(out) / task.name / f"{zoo.name}-v{zoo.version}" / name
 
 
-def _default_device() -> str:
+def checked_device(device: str | None) -> str:
+    """A device that this machine has; CUDA, where there is one, if none is named.
+
+    Raises:
+        ConfigError: The machine has no such device.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    available = [
+        "cpu",
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
+    ]
+    if device is None:
+        return "cuda" if "cuda" in available else "cpu"
+    if device not in available:
+        raise ConfigError(f"device is {device!r}; expected one that this machine has: {', '.join(available)}")
+    return device
 
 
 @dataclass(frozen=True)
@@ -143,8 +155,18 @@ class Bench:
 
     @classmethod
     def open(cls, task: Task, zoo: Zoo, out: Path, device: str, stages: Stages) -> Bench:
-        """Loads the splits; the test split comes without its targets."""
+        """Loads the splits; the test split comes without its targets.
+
+        Raises:
+            SplitError: The zoo lacks the split or the target, or a part of the split has fewer than two networks.
+        """
         found = answers(task, zoo)
+        counts = {part: len(zoo.split(part, name=task.split)) for part in ("train", "val", "test")}
+        if min(counts.values()) < 2:
+            got = ", ".join(f"{count} {part}" for part, count in counts.items())
+            raise SplitError(
+                f"split {task.split!r} of zoo {zoo.name!r} has {got} networks; expected at least two of each: use a larger zoo"
+            )
         train, val = (GraphDataset.from_zoo(zoo, zoo.split(s, name=task.split), target=task.target) for s in ("train", "val"))
         test = GraphDataset.from_zoo(zoo, zoo.split("test", name=task.split))
         return cls(task, zoo, out, device, stages, train, val, test, test.scrambled(salt=ORBIT_SALT), found)

@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
 from typing import Any, TypeVar
 
+from ngbench.errors import TrainingError
 from ngbench.progress import Progress
 
 Part = TypeVar("Part")
@@ -43,6 +45,9 @@ def run_parts(
 
     Yields:
         Number and result of each part.
+
+    Raises:
+        TrainingError: A worker process died.
     """
     if num_workers == 1 or len(parts) == 1:
         for number, part in parts.items():
@@ -63,6 +68,11 @@ def run_parts(
                     report(*queue.get())
                 for future in done:
                     yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"one of {num_workers} worker processes ended without a result, perhaps for lack of memory; "
+                "finished parts are kept: run again, with fewer workers"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             # A worker in the middle of a part would go on to its end.

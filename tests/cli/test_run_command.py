@@ -90,6 +90,7 @@ def test_a_method_of_ones_own_runs_from_the_current_folder(small_zoo_path, tmp_p
         (["run", "--method", "mean", "--zoo", "gone.h5"], "gone.h5"),
         (["run", "--method", "no_such_module:Method"], "no_such_module"),
         (["run", "--method", "json:dumps"], "expected a class with info, fit and predict"),
+        (["run", "--method", "mean", "--device", "tpu9"], "device is 'tpu9'; expected one that this machine has"),
         (["run", "--method", "mean", "--seeds", "one"], "'one' is no list of seeds"),
         (["run", "--method", "flat-mlp", "--set", "depth"], "setting 'depth' has no value; expected KEY=VALUE"),
         (["run", "--method", "flat-mlp", "--set", "no_such=3"], "has no setting 'no_such'; expected one of"),

@@ -14,8 +14,10 @@ from ngbench.evaluation import Predictions, Result, protocol, rescore, run_besid
 from ngbench.evaluation.result import Spread
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, methods
-from ngbench.store import open_zoo
+from ngbench.store import ZooInfo, ZooWriter, open_zoo
 from ngbench.tasks import TASKS
+from ngbench.testing import fake_dataset
+from ngbench.zoo.columns import COLUMNS
 
 CALLS = []
 
@@ -237,6 +239,25 @@ def test_a_zoo_without_the_target_is_refused(small_zoo_path, tmp_path, monkeypat
     monkeypatch.setitem(TASKS._entries, "other", other)
     with pytest.raises(SplitError, match="zoo 'small' has no column 'test_loss' for task 'other'"):
         ngbench.run("test-recorder", "other", small_zoo_path, out=tmp_path)
+
+
+@pytest.mark.parametrize("device", ["tpu9", "cuda:97"])
+def test_a_device_that_the_machine_lacks_is_refused(small_zoo_path, tmp_path, device):
+    with pytest.raises(ConfigError, match=f"device is '{device}'; expected one that this machine has: cpu"):
+        ngbench.run("test-recorder", "test-quick", small_zoo_path, device=device, out=tmp_path)
+
+
+def test_a_zoo_too_small_for_its_split_is_refused(tmp_path):
+    dataset = fake_dataset(num_graphs=3)
+    info = ZooInfo(name="tiny", version="1", title="Fakes", licence="MIT", citation="none", recipe=None)
+    with ZooWriter(tmp_path / "tiny.h5", info, columns=[COLUMNS["test_accuracy"]]) as writer:
+        bundle = dataset.bundles[0]
+        topologies = [bundle.variants[int(variant)] for variant in bundle.variant]
+        writer.append(topologies, bundle.values.numpy(), ids=dataset.ids, metadata={"test_accuracy": dataset.targets})
+    with pytest.raises(
+        SplitError, match=r"split 'default' of zoo 'tiny' has \d train, \d val, \d test networks; expected at least two"
+    ):
+        ngbench.run("test-recorder", "test-quick", tmp_path / "tiny.h5", out=tmp_path)
 
 
 def test_the_spread_over_seeds_is_the_unbiased_one():

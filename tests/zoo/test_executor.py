@@ -46,5 +46,14 @@ def test_an_error_of_a_part_is_raised_here_and_no_worker_stays(num_workers):
     assert not multiprocessing.active_children()
 
 
+def die(part, progress):
+    os._exit(9)
+
+
+def test_a_worker_that_dies_is_an_error_that_says_what_to_do():
+    with pytest.raises(TrainingError, match="one of 2 worker processes ended without a result.*fewer workers"):
+        list(run_parts(die, {0: 3, 1: 7}, num_workers=2, report=ignored))
+
+
 def test_there_is_at_least_one_worker():
     assert default_num_workers() >= 1
