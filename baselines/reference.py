@@ -103,6 +103,7 @@ def ng_gnn_vocabulary(state_dict: Mapping[str, Tensor], config: Mapping[str, Any
         "kernel": () if side == 1 else (side, side),
         "features": ("bias",),
         "activations": ACTIVATIONS if "construct_graph.act_emb.embedding.weight" in state_dict else (),
+        "operations": (),
         "mean_log_degree": float(state_dict["gnn.convs.0.aggr_module.avg_deg_log"]),
     }
 
@@ -125,6 +126,7 @@ def ng_gnn_weights(theirs: Mapping[str, Tensor], options: Mapping[str, Any]) -> 
     construct, channels = "construct_graph", options["channels"]
     ours["position"] = theirs[f"{construct}.pos_embed"]
     ours["direction"] = ours["position"].new_zeros(1 + options["reverse_edges"], channels)
+    ours["operation"] = ours["position"].new_zeros(0, channels)
     ours["activation"] = theirs.get(f"{construct}.act_emb.embedding.weight", ours["position"].new_zeros(0, channels))
     for kind, encoder, last in (("weight", "encode_edges", "proj_edge_in"), ("bias", "encode_nodes", "proj_node_in")):
         if options["encoding"] == "fourier":

@@ -37,7 +37,8 @@ class Mean:
 class Hyperparameters:
     """Gradient boosting on the recipe columns: what is known of a network before it is trained.
 
-    Categories are those of the training networks; one that they lack counts as missing.
+    Categories are those of the training networks; one that they lack counts as missing. A column that is missing in all of them
+    is left out, as is the number of heads where no transformer is trained on.
 
     Raises:
         MethodError: On `fit` or `predict`, if the networks lack recipe columns.
@@ -60,7 +61,8 @@ class Hyperparameters:
             raise MethodError(
                 f"method 'hyperparameters' got {len(train)} networks without recipe columns; expected a zoo that has them"
             )
-        self.categories = {name: _categories(column) for name, column in train.hyperparameters.items()}
+        columns = {name: column for name, column in train.hyperparameters.items() if not _is_missing(column).all()}
+        self.categories = {name: _categories(column) for name, column in columns.items()}
         is_categorical = np.array([categories is not None for categories in self.categories.values()])
         train_table, val_table = (Table.of(self._features(split.hyperparameters), split) for split in (train, val))
         self.model = fit_best(problem, train_table, val=val_table, context=context, is_categorical=is_categorical)
@@ -78,6 +80,10 @@ class Hyperparameters:
                 f"{', '.join(missing)}; expected networks of a zoo that has them"
             )
         return np.stack([_encoded(columns[name], categories) for name, categories in self.categories.items()], axis=1)
+
+
+def _is_missing(column: np.ndarray) -> np.ndarray:
+    return np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), dtype=bool)
 
 
 def _categories(column: np.ndarray) -> np.ndarray | None:

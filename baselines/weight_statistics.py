@@ -1,8 +1,11 @@
-"""Statistics of each layer's weights and biases, read by gradient boosting."""
+"""Statistics of the weights and node features of a network's layers, read by gradient boosting."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,12 +23,16 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 NUM_STATISTICS = 2 + len(QUANTILES)
 
 
+UNMARKED = ("conv", "linear")
+"""Operations whose weights are of one kind: each target is a sum over sources, and its variance is kept from layer to layer."""
+
+
 class WeightStatistics:
     """Mean, variance and five quantiles of each layer's weights and of its biases, then gradient boosting.
 
     Unterthiner et al. 2020, "Predicting Neural Network Accuracy from Weights" (arXiv:2002.11448); later papers call it
-    StatNN. Networks of different depth meet as in the paper: in the first layer, and from the last layer backward. Differs
-    from the paper in keeping all layers where it keeps four; what a network lacks is missing.
+    StatNN. Differs from the paper in keeping all layers where it keeps four. That is for networks of one structure: of
+    several, whose layers do not correspond, it reads `StatisticsByKind`.
     """
 
     info = MethodInfo(
@@ -41,16 +48,92 @@ class WeightStatistics:
 
     def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
         """Compares candidates by the validation metric and keeps the best."""
-        self.layers = sorted({layer for bundle in train.bundles for layer in layers_of(bundle.topology)})
-        train_table, val_table = (Table.of(statistics(split, self.layers), split) for split in (train, val))
+        if len(train.bundles) == 1:
+            self.read: StatisticsByLayer | StatisticsByKind = StatisticsByLayer.of(train)
+        else:
+            self.read = StatisticsByKind.of(train)
+        train_table, val_table = (Table.of(self.read(split), split) for split in (train, val))
         self.model = fit_best(problem, train_table, val=val_table, context=context)
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """One prediction for each network, float64 ``[graphs]``."""
-        return predict(self.model, statistics(networks, self.layers))
+        return predict(self.model, self.read(networks))
 
 
-def statistics(networks: GraphDataset, layers: list[Layer]) -> np.ndarray:
+@dataclass(frozen=True)
+class StatisticsByLayer:
+    """`statistics` of the layers of the training networks; other structures meet them in the first layer and from the last."""
+
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, train: GraphDataset) -> StatisticsByLayer:
+        """The layers that training networks have."""
+        return cls(tuple(sorted({layer for bundle in train.bundles for layer in layers_of(bundle.topology)})))
+
+    def __call__(self, networks: GraphDataset) -> np.ndarray:
+        """Features of networks, float64 ``[graphs, features]``."""
+        return statistics(networks, self.layers)
+
+
+@dataclass(frozen=True)
+class StatisticsByKind:
+    """For each kind of numbers the statistics of its first and last layer and their mean over its layers, and two counts.
+
+    Kinds are weights, the scales of each norm and whatever else has an operation of its own, and each node feature. So networks
+    of any depth, width and family have the same columns, NaN where they lack a kind; kinds that training lacked are left out.
+    Weights count times the root of their target's fan-in, so that wide and narrow layers of one initialisation agree. The counts
+    are the layers of the kind and the numbers in them.
+    """
+
+    kinds: tuple[str, ...]
+
+    @classmethod
+    def of(cls, train: GraphDataset) -> StatisticsByKind:
+        """The kinds that training networks have."""
+        return cls(tuple(sorted({kind for bundle in train.bundles for kind, _ in kinds_of(bundle.topology)})))
+
+    def __call__(self, networks: GraphDataset) -> np.ndarray:
+        """Features of networks, float64 ``[graphs, features]``."""
+        features = np.full((len(networks), len(self.kinds), 3 * NUM_STATISTICS + 2), np.nan)
+        features[:, :, -2:] = 0
+        for bundle in networks.bundles:
+            layers: dict[str, list[np.ndarray]] = defaultdict(list)
+            for (kind, _), slots in sorted(kinds_of(bundle.topology).items()):
+                layers[kind].append(np.concatenate([_at_unit_scale(bundle.values, slot) for slot in slots], axis=1))
+            for column, kind in enumerate(self.kinds):
+                if kind in layers:
+                    features[bundle.index.numpy(), column] = _over_layers(layers[kind])
+        return features.reshape(len(networks), -1)
+
+
+def _at_unit_scale(values: torch.Tensor, slot: Slot) -> np.ndarray:
+    """Values of a slot ``[graphs, ...]``; weights times the root of the fan-in of a target."""
+    fan_in = 1 if slot.feature is not None else math.prod(slot.shape[1:])
+    return values[:, slot.start : slot.stop].numpy() * np.float32(math.sqrt(fan_in))
+
+
+def _over_layers(layers: list[np.ndarray]) -> np.ndarray:
+    """Summaries of the first and last of some layers ``[graphs, values]``, their mean over all, and two counts."""
+    summaries = [_summary(layer) for layer in layers]
+    counts = np.full((len(layers[0]), 2), (len(layers), sum(layer.shape[1] for layer in layers)))
+    return np.concatenate([summaries[0], summaries[-1], np.mean(summaries, axis=0), counts], axis=1)
+
+
+def kinds_of(topology: Topology) -> dict[tuple[str, int], list[Slot]]:
+    """The slots of each kind and depth: kinds are ``"weight"``, other operations of blocks, and names of node features."""
+    slots = defaultdict(list)
+    for slot in topology.slots:
+        if slot.feature is not None:
+            slots[slot.feature, topology.group(slot.owner).layer].append(slot)
+        else:
+            block = topology.edge_block(slot.owner)
+            kind = "weight" if block.operation in UNMARKED else block.operation
+            slots[kind, topology.group(block.target).layer].append(slot)
+    return dict(slots)
+
+
+def statistics(networks: GraphDataset, layers: Sequence[Layer]) -> np.ndarray:
     """Mean, variance, minimum, quartiles and maximum of each layer's values, float64 ``[graphs, layers * 7]``.
 
     NaN where a network lacks a layer. Equal bit for bit for networks that differ by a permutation: a rounding error would be

@@ -40,6 +40,14 @@ class UnsupportedLayerError(NgbenchError):
     """A module has an operation that no neural graph can express yet: change the module or open an issue."""
 
 
+class SourceError(NgbenchError):
+    """A module cannot be found, made or read: name one that exists, as ``package.module:factory`` or a safe ``.pt2`` file."""
+
+
+class PictureError(NgbenchError):
+    """A picture cannot be written: choose a folder that exists, and a format that the text names."""
+
+
 class GraphError(NgbenchError):
     """Values and topology do not fit together: pass values of the named shape."""
 

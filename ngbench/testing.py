@@ -14,6 +14,7 @@ import torch
 
 from ngbench.errors import MethodError, NgbenchError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology
+from ngbench.graph.topology import Index
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, MethodInfo, Problem, RunContext, make_method
 from ngbench.metrics import KENDALL_TAU
@@ -60,6 +61,101 @@ def _chain(num_inputs: int, layers: Sequence[tuple[str, str, tuple[int, ...], in
     return Topology(tuple(groups), tuple(blocks), tuple(parameters))
 
 
+def residual_topology(num_channels: int = 4, *, num_inner: int = 3, num_classes: int = 5) -> Topology:
+    """A convolution, a residual block of two more with batch norm and a learned slope, global pooling and a linear head.
+
+    Args:
+        num_channels: Channels of the residual stream.
+        num_inner: Channels inside the block.
+        num_classes: Units of the linear head.
+    """
+    moments = ("bias", "running_mean", "running_var")
+    groups = (
+        NodeGroup("input", 1, "input", "none", 0),
+        NodeGroup("stem", num_channels, "hidden", "none", 1, _features("stem", "bias"), ("stream",)),
+        NodeGroup("conv0", num_inner, "hidden", "none", 2, (), ("inner",)),
+        NodeGroup("norm", num_inner, "hidden", "prelu", 3, (*_features("norm", *moments), _slope("norm")), ("inner",)),
+        NodeGroup("conv1", num_channels, "hidden", "none", 4, (), ("stream",)),
+        NodeGroup("add", num_channels, "hidden", "relu", 5, (), ("stream",)),
+        NodeGroup("head", num_classes, "output", "none", 6, _features("head", "bias")),
+    )
+    blocks = (
+        _block("stem", "input", "stem", "conv", kernel=(3, 3)),
+        _block("conv0", "stem", "conv0", "conv", kernel=(3, 2)),
+        EdgeBlock("norm", "conv0", "norm", "diagonal", "batch_norm", (), ParameterView("norm.weight")),
+        _block("conv1", "norm", "conv1", "conv", kernel=(2, 2)),
+        EdgeBlock("skip", "stem", "add", "diagonal", "residual"),
+        EdgeBlock("add", "conv1", "add", "diagonal", "residual"),
+        _block("head", "add", "head", "linear"),
+    )
+    return _of_parts(groups, blocks, (Index("stream", num_channels), Index("inner", num_inner)))
+
+
+def attention_topology(width: int = 4, *, num_heads: int = 2, head_width: int = 3, num_classes: int = 5) -> Topology:
+    """Patches and their positions, one layer of attention around which a residual stream runs, and a linear head.
+
+    Args:
+        width: Units of the residual stream.
+        num_heads: Heads of the attention.
+        head_width: Units of a query, key or value in one head.
+        num_classes: Units of the linear head.
+    """
+    inner, queries, values = num_heads * head_width, ("heads", "queries"), ("heads", "values")
+    groups = (
+        NodeGroup("input", 1, "input", "none", 0),
+        NodeGroup("positions", 6, "input", "none", 0),
+        NodeGroup("patch", width, "hidden", "none", 1, _features("patch", "bias"), ("stream",)),
+        NodeGroup("query", inner, "hidden", "none", 2, _features("query", "bias"), queries),
+        NodeGroup("key", inner, "hidden", "none", 2, _features("key", "bias"), queries),
+        NodeGroup("value", inner, "hidden", "none", 2, _features("value", "bias"), values),
+        NodeGroup("scores", num_heads, "structural", "softmax", 3, (), ("heads",)),
+        NodeGroup("mixed", inner, "structural", "none", 4, (), values),
+        NodeGroup("add", width, "hidden", "none", 5, _features("add", "bias"), ("stream",)),
+        NodeGroup("head", num_classes, "output", "none", 6, _features("head", "bias")),
+    )
+    blocks = (
+        _block("patch", "input", "patch", "conv", kernel=(2, 2)),
+        _block("position", "positions", "patch", "positional"),
+        *(_block(name, "patch", name, "linear") for name in ("query", "key", "value")),
+        *(EdgeBlock(f"{end}-scores", end, "scores", "grouped", "attention", shared=("heads",)) for end in ("query", "key")),
+        EdgeBlock("weighting", "scores", "mixed", "grouped", "attention", shared=("heads",)),
+        EdgeBlock("weighted", "value", "mixed", "diagonal", "attention"),
+        _block("output", "mixed", "add", "linear"),
+        EdgeBlock("skip", "patch", "add", "diagonal", "residual"),
+        _block("head", "add", "head", "linear"),
+    )
+    heads = Index("heads", num_heads)
+    units = [Index(name, head_width, parents=("heads",)) for name in ("queries", "values")]
+    return _of_parts(groups, blocks, (Index("stream", width), heads, *units))
+
+
+def _features(owner: str, *names: str) -> tuple[NodeFeature, ...]:
+    return tuple(NodeFeature(name, ParameterView(f"{owner}.{name}")) for name in names)
+
+
+def _slope(owner: str) -> NodeFeature:
+    """One number that all nodes share, as PReLU has it."""
+    return NodeFeature("slope", ParameterView(f"{owner}.slope"), shared=True)
+
+
+def _block(name: str, source: str, target: str, operation: str, *, kernel: tuple[int, ...] = ()) -> EdgeBlock:
+    """Every source to every target, with a parameter of its own."""
+    return EdgeBlock(name, source, target, "dense", operation, kernel, ParameterView(f"{name}.weight"))
+
+
+def _of_parts(groups: Sequence[NodeGroup], blocks: Sequence[EdgeBlock], indices: Sequence[Index]) -> Topology:
+    """A topology each of whose parameters is shown whole, once."""
+    size = {group.name: group.size for group in groups}
+    parameters: list[tuple[str, tuple[int, ...]]] = [
+        (feature.parameter.path, (1,) if feature.shared else (group.size,)) for group in groups for feature in group.features
+    ]
+    for block in blocks:
+        if block.parameter is not None:
+            sources = () if block.pattern == "diagonal" else (size[block.source],)
+            parameters.append((block.parameter.path, (size[block.target], *sources, *block.kernel)))
+    return Topology(tuple(groups), tuple(blocks), tuple(parameters), tuple(indices))
+
+
 ONE_STRUCTURE = tuple(cnn_topology((1, 6, 4), num_classes=5, kernel=(3, 2), activation=name) for name in ("relu", "tanh"))
 """Two topologies of one structure: the same groups and blocks, other activations."""
 
@@ -69,6 +165,12 @@ SEVERAL_STRUCTURES = (
     mlp_topology((9, 8, 5), activation="silu"),
 )
 """Topologies that differ in depth, widths, kernels and kinds of layer."""
+
+OTHER_FAMILIES = (residual_topology(), attention_topology())
+"""Topologies with what chains of layers lack: running moments, shared numbers, residual, structural and grouped edges."""
+
+ALL_FAMILIES = (*SEVERAL_STRUCTURES, *OTHER_FAMILIES)
+"""Topologies of all kinds."""
 
 
 def fake_dataset(topologies: Sequence[Topology] = ONE_STRUCTURE, *, num_graphs: int = 24, seed: int = 0) -> GraphDataset:
@@ -90,7 +192,7 @@ def fake_graphs(topologies: Sequence[Topology] = ONE_STRUCTURE, *, num_graphs: i
     """Untrained networks, network i on topology ``i % len(topologies)``.
 
     Every third network has weights that are exactly zero, and every third has weights that repeat: random values alone
-    would hide readers that guess structure from values, or depend on the order of equal ones.
+    would hide readers that guess structure from values, or depend on the order of equal ones. Running variances are positive.
     """
     graphs = []
     for i, scale in enumerate(_scales(num_graphs, seed)):
@@ -101,6 +203,9 @@ def fake_graphs(topologies: Sequence[Topology] = ONE_STRUCTURE, *, num_graphs: i
             row[rng.random(topology.num_values) < 0.3] = 0.0
         if i % 3 == 2:
             row = np.round(row * 8) / 8
+        for slot in topology.slots:
+            if slot.feature == "running_var":
+                row[slot.start : slot.stop] = np.exp(row[slot.start : slot.stop])
         graphs.append(NeuralGraph.from_row(topology, torch.from_numpy(row.astype(np.float32))))
     return graphs
 
@@ -112,6 +217,9 @@ def _scales(num_graphs: int, seed: int) -> np.ndarray:
 PROBLEM = Problem(kind="regression", metric=KENDALL_TAU, higher_is_better=True, bounds=(0.0, 1.0))
 """The problem that `check_method` poses: the target of `fake_dataset`, judged by Kendall's τ_b."""
 
+FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a method raises that does not see that it cannot do what it is asked for."""
+
 
 def check_method(method: str | Callable[[], Any], *, seed: int = 0) -> None:
     """Runs a method through what every method must keep, on fake zoos and with two epochs or candidates.
@@ -119,7 +227,8 @@ def check_method(method: str | Callable[[], Any], *, seed: int = 0) -> None:
     It offers `Method`; it edits none of its inputs; it gives one finite float64 for each network, in the order of the ids; a
     prediction depends on no other network in the set; the same seed gives the same predictions; where it claims
     ``invariant``, permuted networks get the same predictions; where it claims ``any_architecture``, all this holds for
-    several structures at once, and otherwise it refuses them with an `NgbenchError`.
+    networks of `ALL_FAMILIES` at once, and fitted on one structure it predicts for all of them; otherwise it refuses several
+    structures with an `NgbenchError`.
 
     Args:
         method: A registered name, a path ``package.module:Class``, a class, or any function that makes a method.
@@ -130,11 +239,12 @@ def check_method(method: str | Callable[[], Any], *, seed: int = 0) -> None:
     """
     make = _maker(method)
     info = _checked_info(make())
-    _check_on(make, info, ONE_STRUCTURE, seed)
+    one = _check_on(make, info, ONE_STRUCTURE, seed)
     if info.any_architecture:
-        _check_on(make, info, SEVERAL_STRUCTURES, seed)
+        _check_on(make, info, ALL_FAMILIES, seed)
+        _check_unseen(one, info, seed)
     else:
-        _check_refusal(make, info, seed)
+        _check_refusal(make, one, info, seed)
 
 
 def _maker(method: str | Callable[[], Any]) -> Callable[[], Any]:
@@ -156,7 +266,8 @@ def _checked_info(method: Any) -> MethodInfo:
     return method.info
 
 
-def _check_on(make: Callable[[], Any], info: MethodInfo, topologies: Sequence[Topology], seed: int) -> None:
+def _check_on(make: Callable[[], Any], info: MethodInfo, topologies: Sequence[Topology], seed: int) -> Any:
+    """Fits on networks of some topologies and checks what a method keeps for any; gives the fitted method."""
     test = fake_dataset(topologies, num_graphs=17, seed=seed + 2).without_targets()
     method = _fitted(make, info, topologies, seed)
     predictions = _predict(method, info, test)
@@ -173,12 +284,27 @@ def _check_on(make: Callable[[], Any], info: MethodInfo, topologies: Sequence[To
     if info.invariant:
         scrambled = _predict(method, info, test.scrambled(salt=f"check-method-{seed}"))
         _check_same(info, scrambled, predictions, rule="when hidden neurons are permuted, although it claims to be invariant")
+    return method
 
 
-def _check_refusal(make: Callable[[], Any], info: MethodInfo, seed: int) -> None:
+def _check_unseen(one: Any, info: MethodInfo, seed: int) -> None:
+    """A method of any architecture, fitted on one structure, predicts for deeper and wider ones and for other families."""
+    larger = (mlp_topology((12, 10, 9, 8, 11)), cnn_topology((3, 8, 7, 6, 5), num_classes=9, kernel=(5, 4), activation="mish"))
+    unseen = fake_dataset((*larger, *ALL_FAMILIES), num_graphs=16, seed=seed + 2).without_targets()
+    try:
+        _predict(one, info, unseen)
+    except MethodError:
+        raise
+    except (NgbenchError, *FAILURES) as error:
+        raise MethodError(
+            f"method {info.name!r} raises {type(error).__name__} when asked to predict for architectures that it was not fitted "
+            f"on, but declares any_architecture=True: {error}; expected predictions"
+        ) from error
+
+
+def _check_refusal(make: Callable[[], Any], one: Any, info: MethodInfo, seed: int) -> None:
     """A method of one architecture refuses several in `fit`, and another one in `predict`."""
     another = fake_dataset(SEVERAL_STRUCTURES[-1:], num_graphs=5, seed=seed + 2).without_targets()
-    one = _fitted(make, info, ONE_STRUCTURE, seed)
     attempts = {
         "fit networks of several structures": lambda: _fitted(make, info, SEVERAL_STRUCTURES, seed),
         "predict for a structure that it was not fitted on": lambda: one.predict(another),
@@ -188,7 +314,7 @@ def _check_refusal(make: Callable[[], Any], info: MethodInfo, seed: int) -> None
             attempt()
         except NgbenchError:
             continue
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except FAILURES as error:
             raise MethodError(
                 f"method {info.name!r} raises {type(error).__name__} when asked to {what}: {error}; expected an NgbenchError"
             ) from error

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from ngbench.zoo.recipe import Recipe
 
 # A machine under load draws slowly, which is no fault of the code; and a run is the same on every machine.
 settings.register_profile("ngbench", deadline=None, derandomize=True, database=None)
@@ -38,3 +42,79 @@ def small_zoo_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             metadata={**dataset.hyperparameters, "test_accuracy": dataset.targets},
         )
     return path
+
+
+@pytest.fixture(scope="session")
+def split_zoo_path(small_zoo_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small zoo, with a split that holds one activation out."""
+    from ngbench.store import ZooWriter, open_zoo
+    from ngbench.zoo.transfer import OneOf
+
+    small = open_zoo(small_zoo_path)
+    split = OneOf(kind="one_of", column="activation", values=("tanh",))
+    path = tmp_path_factory.mktemp("split") / "split.h5"
+    with ZooWriter(path, small.info, columns=list(small.columns.values()), splits={"tanh-held-out": split}) as writer:
+        topologies = [graph.topology for graph in small]
+        writer.append(topologies, small.values(slice(None)), ids=small.ids, metadata=dict(small.metadata))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mixed_recipe() -> Recipe:
+    """Twelve runs of five architectures of four families, on three corpora, that train in a moment."""
+    from ngbench.zoo.recipe import Recipe
+
+    image = [1, 8, 8]
+    hyperparameters = {
+        "activation": {"kind": "choice", "values": ["relu", "tanh"]},
+        "initializer": {"kind": "fixed", "value": "he_normal"},
+        "init_scale": {"kind": "log_uniform", "low": 0.6, "high": 1.5},
+        "optimizer": {"kind": "choice", "values": ["momentum", "adam"]},
+        "learning_rate": {"kind": "fixed", "value": 0.02},
+        "schedule": {"kind": "fixed", "value": "cosine"},
+        "weight_decay": {"kind": "fixed", "value": 0.001},
+        "dropout": {"kind": "choice", "values": [0.0, 0.2]},
+        "batch_size": {"kind": "fixed", "value": 16},
+        "epochs": {"kind": "choice", "values": [2, 3]},
+        "train_share": {"kind": "fixed", "value": 1.0},
+    }
+    return Recipe.model_validate(
+        {
+            "name": "mixed",
+            "version": "4",
+            "title": "Networks of four families trained for a moment",
+            "description": "for tests",
+            "licence": "CC0-1.0",
+            "citation": "nobody",
+            "num_runs": 12,
+            "seed": 9,
+            "images": {
+                "corpus": ["digits", "digits-rotated", "digits-range"],
+                "split_seed": 1,
+                "num_train": 64,
+                "num_val": 20,
+                "num_test": 30,
+            },
+            "architectures": [
+                {"family": "mlp", "input_shape": image, "width": 5, "depth": 2, "norm": "batch", "num_classes": 10},
+                {"family": "resnet", "input_shape": image, "width": 3, "depth": 2, "kernel_size": 3, "num_classes": 10},
+                {
+                    "family": "transformer", "input_shape": image, "width": 6, "depth": 1, "num_heads": 2, "patch_size": 4,
+                    "pooling": "token", "num_classes": 2,
+                },
+                {
+                    "family": "cnn", "input_shape": image, "kernel_size": 3, "num_classes": 2,
+                    "vary": {"channels": [[2, 4], [3, 3]], "strides": [[2, 1]], "paddings": [[0, 1]], "norm": ["batch"]},
+                },
+            ],
+            "hyperparameters": hyperparameters,
+            "rounding": "bfloat16",
+            "largest_weight": 100.0,
+            "splits": {
+                "narrow-to-wide": {
+                    "kind": "above", "column": "width", "within": "family", "limits": {"mlp": 5, "resnet": 2, "cnn": 3}
+                },
+                "family-held-out": {"kind": "one_of", "column": "family", "values": ["transformer"]},
+            },
+        }
+    )  # fmt: skip

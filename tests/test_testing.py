@@ -12,7 +12,9 @@ from ngbench.errors import GraphError, MethodError
 from ngbench.graph import trace
 from ngbench.methods import MethodInfo
 from ngbench.testing import (
+    ALL_FAMILIES,
     ONE_STRUCTURE,
+    OTHER_FAMILIES,
     SEVERAL_STRUCTURES,
     check_method,
     cnn_topology,
@@ -241,5 +243,53 @@ def test_a_claim_of_any_architecture_is_tried_on_several_structures():
         train.one_structure(reader="method 'spread'")
         Spread.fit(self, problem, train, val, context)
 
-    with pytest.raises(GraphError, match="method 'spread' reads networks of one architecture; got 3"):
+    with pytest.raises(GraphError, match="method 'spread' reads networks of one architecture; got 5"):
         check_method(broken(fit=fit))
+
+
+def test_a_claim_of_any_architecture_includes_those_that_training_lacks():
+    class Known(Spread):
+        def fit(self, problem, train, val, context):
+            super().fit(problem, train, val, context)
+            self.known = {bundle.topology.structure for bundle in train.bundles}
+
+        def predict(self, networks):
+            for bundle in networks.bundles:
+                if bundle.topology.structure not in self.known:
+                    raise GraphError(f"{len(bundle)} networks are unknown")
+            return super().predict(networks)
+
+    with pytest.raises(
+        MethodError, match="'spread' raises GraphError when asked to predict for architectures .* networks are unknown"
+    ):
+        check_method(Known)
+
+
+def test_what_a_method_predicts_for_unknown_architectures_must_be_finite():
+    class Wild(Spread):
+        def fit(self, problem, train, val, context):
+            super().fit(problem, train, val, context)
+            self.largest = max(bundle.topology.num_edges for bundle in train.bundles)
+
+        def predict(self, networks):
+            large = {i for b in networks.bundles if b.topology.num_edges > self.largest for i in b.index.tolist()}
+            return np.where(np.isin(np.arange(len(networks)), list(large)), np.nan, super().predict(networks))
+
+    with pytest.raises(MethodError, match="method 'spread' predicts nan for network 'fake-2-"):
+        check_method(Wild)
+
+
+def test_the_fakes_of_all_families_have_what_chains_of_layers_lack():
+    assert len({topology.structure for topology in ALL_FAMILIES}) == 5
+    patterns = {block.pattern for topology in OTHER_FAMILIES for block in topology.blocks}
+    features = {feature.name for topology in OTHER_FAMILIES for group in topology.groups for feature in group.features}
+    assert patterns == {"dense", "diagonal", "grouped"}
+    assert features == {"bias", "running_mean", "running_var", "slope"}
+    scrambled = fake_dataset(OTHER_FAMILIES, num_graphs=6).scrambled(salt="a")
+    for before, after in zip(fake_dataset(OTHER_FAMILIES, num_graphs=6).bundles, scrambled.bundles, strict=True):
+        assert (before.values != after.values).any(1).all()
+
+
+def test_running_variances_of_fakes_are_positive():
+    for graph in fake_graphs(OTHER_FAMILIES[:1], num_graphs=6):
+        assert graph.node_feature("norm", "running_var").min() > 0

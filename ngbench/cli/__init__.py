@@ -12,6 +12,7 @@ import click
 
 from ngbench import __version__
 from ngbench.cli.bench import bench
+from ngbench.cli.graph import graph
 from ngbench.cli.run import evaluate, run
 from ngbench.cli.zoo import zoo
 from ngbench.errors import NgbenchError
@@ -60,5 +61,5 @@ def main() -> None:
     """
 
 
-for command in (run, evaluate, zoo, bench):
+for command in (run, evaluate, zoo, graph, bench):
     main.add_command(command)

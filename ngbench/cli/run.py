@@ -46,6 +46,9 @@ class SeedList(click.ParamType):
 )
 @click.option("--task", default="generalization", show_default=True, help="Name of the task.")
 @click.option("--zoo", default=None, help="Released zoo or path of a zoo file.  [default: the task's own]")
+@click.option(
+    "--split", default=None, help="Split of the zoo, such as one that tests on wider networks.  [default: the task's own]"
+)
 @click.option("--seeds", type=SeedList(), default="0", show_default=True, help="Seeds, such as 0,1,2 or 0-4: one fit for each.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method. Repeat for several.")
 @click.option(
@@ -57,6 +60,7 @@ def run(
     methods: Sequence[str],
     task: str,
     zoo: str | None,
+    split: str | None,
     seeds: Sequence[int],
     settings: Sequence[str],
     out: Path,
@@ -79,7 +83,7 @@ def run(
         with progress_stages(quiet=as_json) as stages:
             for method in methods:
                 results = run_beside_baselines(
-                    method, task, zoo, seeds, settings=_settings(settings), out=out, device=device, stages=stages
+                    method, task, zoo, seeds, split=split, settings=_settings(settings), out=out, device=device, stages=stages
                 )
                 found.update(
                     (result.method, result)
@@ -108,7 +112,8 @@ def _show(
     from ngbench.store import open_zoo
     from ngbench.tasks import TASKS
 
-    task = TASKS[next(iter(found.values())).task]
+    first = next(iter(found.values()))
+    task = TASKS[first.task].on(first.split)
     zoo = open_zoo(zoo_name or task.default_zoo)
     folders = {name: run_folder(out, task, zoo, name, settings if name in methods else {}) for name in found}
     pictures = {name: draw_predictions(found[name], zoo, folders[name]) for name in methods}
@@ -147,7 +152,8 @@ def score_table(results: Sequence[Result]) -> Table:
     short = [_sign(name).split()[-1] for name in first.scores]
     spread = "± std" if several else f"[{first.interval.confidence:.0%}]"
     count = f"{len(first.seeds)} seeds" if several else f"seed {first.seeds[0].seed}"
-    title = f"{first.task} on {first.zoo} v{first.zoo_version}: {first.seeds[0].num_test:,} test networks, {count}"
+    split = "" if first.split == "default" else f", {first.split}"
+    title = f"{first.task} on {first.zoo} v{first.zoo_version}{split}: {first.seeds[0].num_test:,} test networks, {count}"
     made = table("method", f"{short[0]} {spread}", "scrambled", "shift", *short[1:], title=title)
     for result in _best_first(results):
         made.add_row(

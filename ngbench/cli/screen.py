@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,8 +20,9 @@ from ngbench.progress import Progress, Stages
 
 
 def console() -> Console:
-    """Standard output."""
-    return Console(highlight=False)
+    """Standard output; in a file or pipe, which has no width, wide enough for the tables."""
+    is_wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if is_wide else 160)
 
 
 class _RateColumn(ProgressColumn):

@@ -16,15 +16,18 @@ def zoo() -> None:
 def list_zoos() -> None:
     """List the released zoos and the recipes that generate them."""
     from ngbench.cli.screen import console, size, table
-    from ngbench.store import RELEASED, open_zoo
+    from ngbench.store import RELEASED, open_zoo, parameters_each
 
     made = table("zoo", "version", "networks", "parameters each", "file", "sha256", numbers_from=1)
     for name, release in RELEASED.items():
         opened = open_zoo(name)
-        smallest, largest = (f(t.num_values for t in opened.topologies) for f in (min, max))
-        parameters = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
         made.add_row(
-            name, str(opened.version), f"{len(opened):,}", parameters, size(opened.path.stat().st_size), release.sha256[:12]
+            name,
+            str(opened.version),
+            f"{len(opened):,}",
+            parameters_each(opened),
+            size(opened.path.stat().st_size),
+            release.sha256[:12],
         )
     console().print(made)
 
@@ -46,8 +49,9 @@ def info(name: str, column: str) -> None:
         f"licence {opened.info.licence}"
     )
     screen.print(f"sha256 {opened.sha256}")
-    splits = {part: len(opened.split(part)) for part in ("train", "val", "test")}
-    screen.print("splits " + ", ".join(f"{part} {count:,}" for part, count in splits.items()) + " (no run is in two)")
+    for split in opened.splits:
+        counts = ", ".join(f"{part} {len(opened.split(part, split)):,}" for part in ("train", "val", "test"))
+        screen.print(f"split {split}: {counts} (no run is in two)")
     screen.print()
     made = table("column", "role", "values", "what it is", numbers_from=9)
     for key, description in opened.columns.items():

@@ -115,7 +115,7 @@ def rescore(folder: Path, *, zoo: Zoo | None = None) -> tuple[Result, list[Diffe
             f"the result in {folder} was made on zoo {result.zoo!r} with sha256 {result.zoo_sha256[:12]}…; "
             f"got {zoo.sha256[:12]}…: name that zoo's file with --zoo"
         )
-    task = TASKS[result.task]
+    task = TASKS[result.task].on(result.split)
     found = answers(task, zoo)
     differences = []
     for seed in result.seeds:

@@ -28,12 +28,13 @@ def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    task, seed = TASKS[result.task], result.seeds[0].seed
+    task, seed = TASKS[result.task].on(result.split), result.seeds[0].seed
     found = answers(task, zoo)
     scored = score(task, found, Predictions.load(seed_folder(folder, seed) / PREDICTIONS_FILE))
+    split = "" if result.split == "default" else f", {result.split}"
     figure = Figure(figsize=(9.6, 4.9), layout="constrained")
     figure.suptitle(
-        f"{result.title}: {task.title.lower()} on {result.zoo}, {len(found.ids):,} test networks, seed {seed}", fontsize=12
+        f"{result.title}: {task.title.lower()} on {result.zoo}{split}, {len(found.ids):,} test networks, seed {seed}", fontsize=12
     )
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     _panel(left, task, found.targets, scored.values, scored.scores[result.primary], "as trained")

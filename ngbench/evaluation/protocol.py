@@ -38,6 +38,7 @@ def run(
     zoo: str | Path | None = None,
     seeds: Sequence[int] = (0,),
     *,
+    split: str | None = None,
     settings: Mapping[str, str] | None = None,
     out: str | Path = "runs",
     device: str | None = None,
@@ -53,6 +54,7 @@ def run(
         task: Name of a task.
         zoo: Name of a released zoo or path of a zoo file; None for the task's own.
         seeds: One fit for each.
+        split: Name of a split of the zoo, such as one that holds out wide networks; None for the task's own.
         settings: Fields of the method's `Config`, as text.
         out: Folder under which results are kept.
         device: Torch device; None for CUDA where there is one.
@@ -66,7 +68,8 @@ def run(
         ConfigError: A setting or the list of seeds is wrong.
         NgbenchError: The method, the zoo or the split cannot be used; see its children.
     """
-    return run_beside_baselines(method, task, zoo, seeds, settings=settings, out=out, device=device, stages=stages)[0]
+    options: dict[str, Any] = {"split": split, "settings": settings, "out": out, "device": device, "stages": stages}
+    return run_beside_baselines(method, task, zoo, seeds, **options)[0]
 
 
 def run_beside_baselines(
@@ -75,6 +78,7 @@ def run_beside_baselines(
     zoo: str | Path | None = None,
     seeds: Sequence[int] = (0,),
     *,
+    split: str | None = None,
     settings: Mapping[str, str] | None = None,
     out: str | Path = "runs",
     device: str | None = None,
@@ -84,7 +88,8 @@ def run_beside_baselines(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds are {list(seeds)}; expected one or more different numbers, none negative")
     make_method(method, settings)
-    bench = Bench.open(TASKS[task], open_zoo(zoo or TASKS[task].default_zoo), Path(out), checked_device(device), stages)
+    found = TASKS[task].on(split)
+    bench = Bench.open(found, open_zoo(zoo or found.default_zoo), Path(out), checked_device(device), stages)
     names = [name for name in bench.task.baselines if name != method]
     entrants = [bench.measure(name, {}, seeds) for name in names] + [bench.measure(method, settings or {}, seeds)]
     entrant, others = entrants[-1], dict(zip(names, entrants[:-1], strict=True))
@@ -92,11 +97,12 @@ def run_beside_baselines(
 
 
 def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Mapping[str, str]) -> Path:
-    """Where the files of a method's run are kept."""
+    """Where the files of a method's run are kept; each split has its own."""
+    split = "" if task.split == "default" else f"-{task.split}"
     name = method.replace(":", ".")
     if settings:
         name += "-" + _digest(dict(sorted(settings.items())))[:8]
-    return Path(out) / task.name / f"{zoo.name}-v{zoo.version}" / name
+    return Path(out) / task.name / f"{zoo.name}-v{zoo.version}{split}" / name
 
 
 def checked_device(device: str | None) -> str:
@@ -200,7 +206,14 @@ class Bench:
             ids=self.test.ids,
             values=np.asarray(values, dtype=np.float64),
             scrambled=np.asarray(method.predict(self.test_scrambled), dtype=np.float64),
-            about={"method": name, "task": self.task.name, "zoo": self.zoo.name, "zoo_sha256": self.zoo.sha256, "seed": seed},
+            about={
+                "method": name,
+                "task": self.task.name,
+                "zoo": self.zoo.name,
+                "zoo_sha256": self.zoo.sha256,
+                "split": self.task.split,
+                "seed": seed,
+            },
         )
         scored = score(self.task, self.answers, predictions)
         record = SeedResult(

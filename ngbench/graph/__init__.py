@@ -5,7 +5,19 @@ Knows layers and their symmetry; does not know zoos, files or tasks.
 
 from ngbench.graph import symmetry
 from ngbench.graph.neural_graph import NeuralGraph, restore
-from ngbench.graph.topology import EdgeBlock, NodeFeature, NodeGroup, ParameterView, Topology
-from ngbench.graph.trace import trace
+from ngbench.graph.topology import EdgeBlock, Index, NodeFeature, NodeGroup, ParameterView, Topology
+from ngbench.graph.trace import trace, trace_program
 
-__all__ = ["EdgeBlock", "NeuralGraph", "NodeFeature", "NodeGroup", "ParameterView", "Topology", "restore", "symmetry", "trace"]
+__all__ = [
+    "EdgeBlock",
+    "Index",
+    "NeuralGraph",
+    "NodeFeature",
+    "NodeGroup",
+    "ParameterView",
+    "Topology",
+    "restore",
+    "symmetry",
+    "trace",
+    "trace_program",
+]

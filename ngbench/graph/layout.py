@@ -38,6 +38,8 @@ def _part(entry: Tensor, view: ParameterView, num_batch_axes: int) -> Tensor:
     )
     for axis, (start, stop) in enumerate(view.bounds):
         part = part.narrow(num_batch_axes + axis, start, stop - start)
+    if view.inner:
+        part = part.view(*part.shape[:num_batch_axes], *view.inner)
     if view.order:
         part = part.permute(*range(num_batch_axes), *(num_batch_axes + axis for axis in view.order))
     return part
@@ -56,8 +58,9 @@ def slots_of(topology: Topology, entries: Mapping[str, Tensor], *, num_batch_axe
         if got != shape:
             raise GraphError(f"state-dict entry {path!r} has shape {got}; expected {shape}")
     if len(entries) != len(topology.parameters):
-        extra = sorted(set(entries) - {path for path, _ in topology.parameters})
-        raise GraphError(f"state dict has entries {', '.join(map(repr, extra))} that the topology lacks; expected none")
+        extra = sorted(set(entries) - {path for path, _ in (*topology.parameters, *topology.tied)} - set(topology.buffers))
+        if extra:
+            raise GraphError(f"state dict has entries {', '.join(map(repr, extra))} that the topology lacks; expected none")
     return tuple(show(entries[s.parameter.path], s.parameter, s.shape, num_batch_axes=num_batch_axes) for s in topology.slots)
 
 
@@ -75,14 +78,19 @@ def entries_of(topology: Topology, slot_values: Sequence[Tensor], *, num_batch_a
         batch = parts[0][1].shape[:num_batch_axes]
         slot, values = parts[0]
         if len(parts) == 1 and not slot.parameter.bounds:
-            entries[path] = _hide(values, slot.parameter, num_batch_axes).reshape(*batch, *shape)
+            entries[path] = _hide(values, slot.parameter, num_batch_axes).reshape((*batch, *shape))
             continue
         entry = values.new_empty(*batch, *shape)
         for slot, values in parts:
             part = _part(entry, slot.parameter, num_batch_axes)
             part.copy_(values.reshape(part.shape))
         entries[path] = entry
-    return entries
+    return entries | {path: entries[owner] for path, owner in topology.tied}
+
+
+def in_order(topology: Topology, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State-dict entries in the order of the module's state dict."""
+    return {path: entries[path] for path in topology.order or entries if path in entries}
 
 
 def _hide(values: Tensor, view: ParameterView, num_batch_axes: int) -> Tensor:

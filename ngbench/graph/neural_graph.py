@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ngbench.errors import GraphError
-from ngbench.graph.layout import entries_of, show, slots_of, split_rows
+from ngbench.graph.layout import entries_of, in_order, show, slots_of, split_rows
 from ngbench.graph.topology import ParameterView, Topology
 
 if TYPE_CHECKING:
@@ -27,20 +27,22 @@ class NeuralGraph:
     Args:
         topology: The shape of the graph.
         slot_values: One tensor for each slot of `topology`, in its canonical shape.
+        buffers: State-dict entries that are no part of the graph, by path.
 
     Raises:
         GraphError: Number or shapes of the values do not fit the topology.
     """
 
-    __slots__ = ("slot_values", "topology")
+    __slots__ = ("buffers", "slot_values", "topology")
 
-    def __init__(self, topology: Topology, slot_values: tuple[Tensor, ...]):
+    def __init__(self, topology: Topology, slot_values: tuple[Tensor, ...], buffers: Mapping[str, Tensor] | None = None):
         expected = [slot.shape for slot in topology.slots]
         got = [tuple(values.shape) for values in slot_values]
         if expected != got:
             raise GraphError(f"values of shapes {got} do not fit a topology; expected {expected}")
         self.topology = topology
         self.slot_values = slot_values
+        self.buffers = dict(buffers or {})
 
     @classmethod
     def from_state_dict(cls, topology: Topology, state_dict: Mapping[str, Tensor]) -> NeuralGraph:
@@ -49,7 +51,10 @@ class NeuralGraph:
         Raises:
             GraphError: The state dict lacks an entry, has one too many, or one of another shape.
         """
-        return cls._unchecked(topology, slots_of(topology, state_dict))
+        graph = cls._unchecked(topology, slots_of(topology, state_dict))
+        if topology.buffers:
+            graph.buffers = {path: state_dict[path] for path in topology.buffers if path in state_dict}
+        return graph
 
     @classmethod
     def from_row(cls, topology: Topology, row: Tensor) -> NeuralGraph:
@@ -63,7 +68,7 @@ class NeuralGraph:
     @classmethod
     def _unchecked(cls, topology: Topology, slot_values: tuple[Tensor, ...]) -> NeuralGraph:
         graph = cls.__new__(cls)
-        graph.topology, graph.slot_values = topology, slot_values
+        graph.topology, graph.slot_values, graph.buffers = topology, slot_values, {}
         return graph
 
     @property
@@ -96,7 +101,7 @@ class NeuralGraph:
         shape = (self.topology.group(group).size,)
         for entry in self.topology.group(group).features:
             if entry.name == feature:
-                return self._values(group, feature, entry.parameter, shape)
+                return self._values(group, feature, entry.parameter, (1,) if entry.shared else shape).expand(shape)
         return self.slot_values[0].new_zeros(()).expand(shape)
 
     def _values(self, owner: str, feature: str | None, view: ParameterView, shape: tuple[int, ...]) -> Tensor:
@@ -150,11 +155,12 @@ class NeuralGraph:
 
 def restore(graph: NeuralGraph) -> dict[str, Tensor]:
     """The state dict that a graph was traced from, bit for bit and in its order; values are views where the layout allows."""
-    return entries_of(graph.topology, graph.slot_values)
+    return in_order(graph.topology, entries_of(graph.topology, graph.slot_values) | graph.buffers)
 
 
 def _bytes(values: Tensor) -> Tensor:
-    return values.contiguous().view(torch.uint8)
+    # A tensor of one row may call itself contiguous whatever its strides; its flattened copy cannot.
+    return values.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def _repeat(counts: list[int]) -> Tensor:
@@ -166,13 +172,13 @@ def edge_index(topology: Topology) -> Tensor:
     """Source and target of each edge in canonical order, int64 ``[2, edges]``; shared between calls, so not to be written."""
     parts = []
     for block in topology.blocks:
-        source_start, target_start = topology.node_ptr[block.source], topology.node_ptr[block.target]
-        targets = torch.arange(topology.group(block.target).size)
-        if block.pattern == "diagonal":
-            parts.append(torch.stack([targets + source_start, targets + target_start]))
-            continue
-        target, source = torch.meshgrid(targets, torch.arange(topology.group(block.source).size), indexing="ij")
-        parts.append(torch.stack([source.flatten() + source_start, target.flatten() + target_start]))
+        sources = torch.from_numpy(topology.block_sources(block.name).copy())
+        targets = torch.arange(len(sources))[:, None].expand_as(sources)
+        parts.append(
+            torch.stack(
+                [sources.flatten() + topology.node_ptr[block.source], targets.flatten() + topology.node_ptr[block.target]]
+            )
+        )
     return torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, dtype=torch.int64)
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ngbench.errors import GraphError
 
 Role = Literal["input", "hidden", "output", "structural"]
-Pattern = Literal["dense", "diagonal"]
+Pattern = Literal["dense", "diagonal", "grouped"]
 
 _closed = with_config(ConfigDict(extra="forbid"))
 
@@ -25,27 +26,32 @@ _closed = with_config(ConfigDict(extra="forbid"))
 class ParameterView:
     """The part of one state-dict entry that a block or a node feature shows, and the order of its axes.
 
-    The entry is viewed with shape `split`, sliced by `bounds`, and its axes put in the order `order`; what remains
-    reshapes to the canonical shape of its owner. A view with only a path shows the whole entry in its own order.
+    The entry is viewed with shape `split`, sliced by `bounds`, viewed with shape `inner`, and its axes put in the order
+    `order`; what remains reshapes to the canonical shape of its owner. A view with only a path shows the whole entry in its
+    own order.
 
     Args:
         path: State-dict path, for example ``"features.0.weight"``.
         split: Shape to view the entry with first; empty where neither bounds nor order are needed.
         bounds: ``(start, stop)`` for each axis of `split`; empty where nothing is cut.
         order: Axis order after slicing; empty where it stays.
+        inner: Shape of the slice that `order` speaks of, each sliced axis split by itself; empty where it is the slice's own.
 
     Raises:
-        GraphError: Bounds or order without `split`.
+        GraphError: Bounds or order without `split`, or `inner` without both.
     """
 
     path: str
     split: tuple[int, ...] = ()
     bounds: tuple[tuple[int, int], ...] = ()
     order: tuple[int, ...] = ()
+    inner: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.bounds or self.order) and not self.split:
             raise GraphError(f"view of {self.path!r} has bounds or an order but no split shape; expected all or none")
+        if self.inner and not (self.bounds and self.order):
+            raise GraphError(f"view of {self.path!r} has an inner shape but no bounds or order; expected both beside it")
 
     @property
     def region(self) -> Hashable:
@@ -56,10 +62,29 @@ class ParameterView:
 @_closed
 @dataclass(frozen=True)
 class NodeFeature:
-    """One number a node, for example its bias, for all nodes of a group."""
+    """One number a node, for example its bias, for all nodes of a group; or one number that all of them share."""
 
     name: str
     parameter: ParameterView
+    shared: bool = False
+
+
+@_closed
+@dataclass(frozen=True)
+class Index:
+    """Entries that move as one in every symmetry: a group's units, or the heads, experts or groups that they are sorted into.
+
+    Args:
+        name: Unique among the indices of a topology.
+        size: Number of entries.
+        parents: Names of the indices on whose entries the permutation may depend: units move in each head by themselves.
+        fixed: Whether no entry moves.
+    """
+
+    name: str
+    size: int
+    parents: tuple[str, ...] = ()
+    fixed: bool = False
 
 
 @_closed
@@ -74,6 +99,10 @@ class NodeGroup:
         activation: What the units apply to their sum: ``"relu"``, ``"sine(30)"``, ``"none"`` and so on.
         layer: Depth; 0 for inputs, one more than the deepest source otherwise.
         features: Named numbers on the nodes, with their parameters.
+        indices: Names of the indices that the nodes are the product of, slowest first; empty where the group has one
+            index of its own, named like the group, which moves unless the group is input or output.
+        pooling: What is done to the units across positions and answers to less than their activation when they change sign
+            or scale, such as ``"max_pool"`` behind a tanh, in the order of names.
     """
 
     name: str
@@ -82,6 +111,8 @@ class NodeGroup:
     activation: str
     layer: int
     features: tuple[NodeFeature, ...] = ()
+    indices: tuple[str, ...] = ()
+    pooling: tuple[str, ...] = ()
 
 
 @_closed
@@ -93,10 +124,12 @@ class EdgeBlock:
         name: Unique among the blocks of a topology.
         source: Name of the group that the edges leave.
         target: Name of the group that the edges enter.
-        pattern: ``"dense"`` (every source to every target) or ``"diagonal"`` (source i to target i).
+        pattern: ``"dense"`` (every source to every target), ``"diagonal"`` (source i to target i) or ``"grouped"`` (every
+            source to every target that agrees with it on the `shared` indices).
         operation: ``"linear"``, ``"conv"``, ``"identity"`` and so on.
         kernel: Spatial shape of one edge's weights; empty for a single number.
         parameter: Where the values come from; None for a structural block, whose edges all carry the number one.
+        shared: Names of the indices that source and target share in a grouped block.
     """
 
     name: str
@@ -106,6 +139,7 @@ class EdgeBlock:
     operation: str
     kernel: tuple[int, ...] = ()
     parameter: ParameterView | None = None
+    shared: tuple[str, ...] = ()
 
     @property
     def kernel_size(self) -> int:
@@ -148,16 +182,25 @@ class Topology:
     Args:
         groups: Node groups in canonical order.
         blocks: Edge blocks in canonical order.
-        parameters: Path and shape of every state-dict entry, in state-dict order.
+        parameters: Path and shape of every state-dict entry that the graph shows, in state-dict order.
+        indices: What the nodes of groups with `NodeGroup.indices` run over.
+        tied: Further paths of parameters that stand in the state dict under several, each with the path that is shown.
+        buffers: Paths of state-dict entries that are no part of the graph, such as counters.
+        order: All paths in state-dict order, where that is not parameters, tied paths, buffers.
 
     Raises:
-        GraphError: A name stands twice, a block names no group, a diagonal block joins groups of different sizes, a
-            view shows no parameter, or the views do not show every element of every parameter.
+        GraphError: A name stands twice, a block names no group, a group's indices do not multiply to its size, a diagonal
+            block joins groups of different indices, a view shows no parameter, or the views do not show every element of
+            every parameter.
     """
 
     groups: tuple[NodeGroup, ...]
     blocks: tuple[EdgeBlock, ...]
     parameters: tuple[tuple[str, tuple[int, ...]], ...]
+    indices: tuple[Index, ...] = ()
+    tied: tuple[tuple[str, str], ...] = ()
+    buffers: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for kind, names in (("group", [g.name for g in self.groups]), ("block", [b.name for b in self.blocks])):
@@ -167,9 +210,16 @@ class Topology:
         for group in self.groups:
             if group.role not in get_args(Role):
                 raise GraphError(f"group {group.name!r} has role {group.role!r}; expected one of {', '.join(get_args(Role))}")
+            sizes = [index.size for index in self.indices_of(group.name)]
+            if math.prod(sizes) != group.size:
+                raise GraphError(
+                    f"group {group.name!r} has {group.size} nodes and indices of sizes {sizes}; "
+                    "expected sizes that multiply to it"
+                )
         for block in self.blocks:
             self._check_block(block)
         self._check_coverage()
+        self._check_ties()
 
     def __hash__(self) -> int:
         # The digest, not a cached hash: hashes of strings differ between processes, and a pickle keeps what was cached.
@@ -188,6 +238,37 @@ class Topology:
             raise GraphError(
                 f"diagonal block {block.name!r} joins {source_size} sources with {target_size} targets; expected equal numbers"
             )
+        if block.pattern == "diagonal" and not self._agree(block):
+            raise GraphError(
+                f"diagonal block {block.name!r} joins groups {block.source!r} and {block.target!r}, whose nodes run over "
+                "different indices; expected the same indices, or fixed ones"
+            )
+        for name in block.shared:
+            for group in (block.source, block.target):
+                if name not in [index.name for index in self.indices_of(group)]:
+                    raise GraphError(
+                        f"block {block.name!r} shares index {name!r}, which group {group!r} lacks; expected both ends to have it"
+                    )
+
+    def _agree(self, block: EdgeBlock) -> bool:
+        """Whether the ends of a diagonal block move together, or not at all."""
+        ends = [[index for index in self.indices_of(name) if index.size > 1] for name in (block.source, block.target)]
+        return ends[0] == ends[1] or all(index.fixed for end in ends for index in end)
+
+    def _check_ties(self) -> None:
+        """A parameter that several blocks show moves one way only."""
+        moving: dict[Hashable, tuple[str, tuple[str, ...]]] = {}
+        for block in self.blocks:
+            if block.parameter is None:
+                continue
+            ends = (index for name in (block.source, block.target) for index in self.indices_of(name) if not index.fixed)
+            names = tuple(sorted({index.name for index in ends if index.size > 1}))
+            first, known = moving.setdefault(block.parameter.region, (block.name, names))
+            if known != names:
+                raise GraphError(
+                    f"blocks {first!r} and {block.name!r} show one parameter, {block.parameter.path!r}, over indices "
+                    f"{', '.join(known) or 'none'} and {', '.join(names) or 'none'}; expected the same moving indices"
+                )
 
     def _check_coverage(self) -> None:
         shown: Counter[str] = Counter()
@@ -232,11 +313,62 @@ class Topology:
             raise GraphError(f"no block {name!r} in this topology; expected one of {', '.join(self._blocks_by_name)}")
         return self._blocks_by_name[name]
 
+    @cached_property
+    def _indices_by_name(self) -> dict[str, Index]:
+        return {index.name: index for index in self.indices}
+
+    def indices_of(self, group: str) -> tuple[Index, ...]:
+        """What the nodes of a group run over, slowest first.
+
+        Raises:
+            GraphError: No such group, or it names an index that does not exist.
+        """
+        found = self.group(group)
+        if not found.indices:
+            return (Index(found.name, found.size, fixed=found.role in ("input", "output")),)
+        missing = [name for name in found.indices if name not in self._indices_by_name]
+        if missing:
+            raise GraphError(f"group {group!r} names index {missing[0]!r}; expected one of {', '.join(self._indices_by_name)}")
+        return tuple(self._indices_by_name[name] for name in found.indices)
+
     def block_shape(self, name: str) -> tuple[int, int, int]:
-        """``(targets, sources, kernel)`` of a block; a diagonal block has one source for each target."""
+        """``(targets, sources, kernel)`` of a block; sources are those of one target: one where the block is diagonal.
+
+        Raises:
+            GraphError: No such block.
+        """
         block = self.edge_block(name)
-        num_sources = 1 if block.pattern == "diagonal" else self.group(block.source).size
+        num_sources = self.group(block.source).size
+        if block.pattern == "diagonal":
+            num_sources = 1
+        for shared in block.shared:
+            num_sources //= next(index.size for index in self.indices_of(block.source) if index.name == shared)
         return self.group(block.target).size, num_sources, block.kernel_size
+
+    def block_sources(self, name: str) -> np.ndarray:
+        """The sources of each target of a block, positions within the source group, int64 ``[targets, sources]``.
+
+        Raises:
+            GraphError: No such block.
+        """
+        block = self.edge_block(name)
+        num_targets, num_sources, _ = self.block_shape(name)
+        if block.pattern == "diagonal":
+            return np.arange(num_targets)[:, None]
+        if block.pattern == "dense":
+            return np.broadcast_to(np.arange(num_sources), (num_targets, num_sources))
+        places = self._places(block.source, block.shared)
+        return np.argsort(places, kind="stable").reshape(-1, num_sources)[self._places(block.target, block.shared)]
+
+    def _places(self, group: str, names: tuple[str, ...]) -> np.ndarray:
+        """For each node of a group the place of its coordinates on some of its indices, int64 ``[nodes]``."""
+        indices = self.indices_of(group)
+        coordinates = np.unravel_index(np.arange(self.group(group).size), [index.size for index in indices])
+        place = np.zeros(self.group(group).size, dtype=np.int64)
+        for name in names:
+            own = next(k for k, index in enumerate(indices) if index.name == name)
+            place = place * indices[own].size + coordinates[own]
+        return place
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -251,7 +383,7 @@ class Topology:
 
         for group in self.groups:
             for feature in group.features:
-                add(group.name, feature.name, feature.parameter, (group.size,))
+                add(group.name, feature.name, feature.parameter, (1,) if feature.shared else (group.size,))
         for block in self.blocks:
             if block.parameter is not None:
                 add(block.name, None, block.parameter, self.block_shape(block.name))
@@ -293,8 +425,8 @@ class Topology:
 
     @cached_property
     def structure(self) -> str:
-        """Digest of the topology with its activations left out: networks that agree in it stack into one array."""
-        return replace(self, groups=tuple(replace(group, activation="") for group in self.groups)).digest
+        """Digest of the topology with activations and pooling left out: networks that agree in it stack into one array."""
+        return replace(self, groups=tuple(replace(group, activation="", pooling=()) for group in self.groups)).digest
 
     def to_json(self) -> str:
         """Canonical JSON: the same topology gives the same text, in this and in later versions.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ngbench.graph import ParameterView, Topology
 from ngbench.graph.layout import show, split_rows, unpack
+from ngbench.graph.neural_graph import pad_kernel
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,41 @@ class GraphBundle:
 
     def block(self, name: str) -> Tensor:
         """Weights of one edge block, ``[graphs, targets, sources, kernel]``, as `NeuralGraph.block` of each network."""
-        return self._values(name, None, self.topology.edge_block(name).parameter, self.topology.block_shape(name))
+        shape = self.topology.block_shape(name)
+        view = self.topology.edge_block(name).parameter
+        if view is None:
+            return self.values.new_ones(()).expand(len(self), *shape)
+        return self._values(name, None, view, shape)
 
     def node_feature(self, group: str, feature: str) -> Tensor:
         """One named feature of the nodes of a group, ``[graphs, nodes]``; zeros where the group has none of that name."""
         found = self.topology.group(group)
-        view = next((entry.parameter for entry in found.features if entry.name == feature), None)
-        if view is None:
-            return self.values.new_zeros(()).expand(len(self), found.size)
-        return self._values(group, feature, view, (found.size,))
+        for entry in found.features:
+            if entry.name == feature:
+                shape = (1,) if entry.shared else (found.size,)
+                return self._values(group, feature, entry.parameter, shape).expand(len(self), found.size)
+        return self.values.new_zeros(()).expand(len(self), found.size)
 
-    def _values(self, owner: str, feature: str | None, view: ParameterView | None, shape: tuple[int, ...]) -> Tensor:
-        if view is None:
-            return self.values.new_ones(()).expand(len(self), *shape)
+    def node_features(self, names: Sequence[str]) -> Tensor:
+        """Named features of all nodes in canonical order, ``[nodes, graphs, features]``; zeros where a group lacks one."""
+        groups = [group.name for group in self.topology.groups]
+        features = [torch.cat([self.node_feature(group, name) for group in groups], 1) for name in names]
+        return rearrange(features, "features graphs nodes -> nodes graphs features")
+
+    def edge_weights(self, kernel: tuple[int, ...]) -> Tensor:
+        """Weights of all edges in canonical order, each as a kernel of one shape, ``[edges, graphs, kernel]``.
+
+        Args:
+            kernel: Spatial shape that all get; smaller kernels are zero-padded and larger ones cut, both around the centre.
+        """
+        blocks = [
+            rearrange(fit_kernel(self.block(block.name), block.kernel, kernel), "g t s k -> (t s) g k")
+            for block in self.topology.blocks
+        ]
+        return torch.cat(blocks)
+
+    def _values(self, owner: str, feature: str | None, view: ParameterView, shape: tuple[int, ...]) -> Tensor:
+        """A slot's values, or for a tied parameter, whose slot another owner has, another view of the same entry."""
         index = self.topology.slot_index.get((owner, feature))
         if index is None:
             return show(unpack(self.topology, self.values)[view.path], view, shape, num_batch_axes=1)
@@ -84,3 +109,32 @@ class GraphBatch:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> GraphBatch:
         """The batch on another device, its values in another dtype."""
         return GraphBatch(tuple(bundle.to(device, dtype) for bundle in self.bundles))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
+        """The batch with other values.
+
+        Args:
+            function: From the values of a bundle ``[graphs, values]`` to the same.
+        """
+        return GraphBatch(tuple(replace(bundle, values=function(bundle.values)) for bundle in self.bundles))
+
+
+def fit_kernel(values: Tensor, kernel: tuple[int, ...], to: tuple[int, ...]) -> Tensor:
+    """Flattened kernels in a spatial shape: zero-padded where they are smaller, cut where they are larger, around the centre.
+
+    Args:
+        values: ``[..., kernel]``, flattened kernels of shape `kernel`.
+        kernel: Spatial shape that the values have; may have fewer or more axes than `to`.
+        to: Spatial shape that they get; of axes that it lacks the centre is kept.
+
+    Returns:
+        ``[..., product of to]``; `values` itself where nothing is to pad or to cut.
+    """
+    room = (1,) * (len(kernel) - len(to)) + to
+    kept = tuple(map(min, kernel, room[len(room) - len(kernel) :]))
+    if kept != kernel:
+        values = values.unflatten(-1, kernel)
+        for axis, (size, keep) in enumerate(zip(kernel, kept, strict=True), start=-len(kernel)):
+            values = values.narrow(axis, (size - keep) // 2, keep)
+        values = values.flatten(-len(kernel))
+    return pad_kernel(values, kept, room)

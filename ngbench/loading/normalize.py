@@ -1,59 +1,74 @@
-"""Per-layer normalisation of weights and biases: statistics that no permutation of neurons changes."""
+"""Per-layer normalisation of weights and node features: statistics that no permutation of neurons changes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ngbench.graph import Topology
+from ngbench.graph.topology import Slot
 from ngbench.loading.batch import GraphBatch
 from ngbench.loading.dataset import GraphDataset
+
+LOGARITHMIC = ("running_var",)
+"""Node features that are positive and of any order of magnitude: their logarithms are normalised."""
+
+SMALLEST_VARIANCE = 1e-5
+"""Added to a running variance before its logarithm is taken, as batch norm adds it before it divides."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """One mean and one standard deviation for each layer's weights, and one for each layer's biases.
+    """One mean and one standard deviation for the weights of each layer, and one for each of its node features.
 
-    Fitted on the training split only. A structure that it was not fitted on takes the statistics pooled over the
-    fitted ones, by operation for weights (``"conv"``, ``"linear"``) and by name for node features (``"bias"``).
+    Running variances enter as logarithms; running means, scales and biases as they are. Fitted on the training split only.
+
+    Fitted on networks of one structure, each layer has its own. Fitted on several, and for a structure that it was not fitted
+    on, all layers of a kind share theirs: weights of one operation (``"conv"``, ``"linear"``, ``"batch_norm"``), and node
+    features of one name (``"bias"``). Weights then count times the root of their target's fan-in, so that layers of one
+    initialisation agree whatever their widths, and narrow and wide networks enter a method alike. On an operation or feature
+    that training lacked nothing is changed.
 
     Args:
-        by_structure: Mean and std ``[values]`` for each fitted structure.
-        pooled: Mean and std for each operation or feature name.
+        by_structure: Mean and std ``[values]`` for a structure.
+        by_kind: Mean and std for each operation, at a fan-in of one, and for each feature name.
     """
 
     by_structure: dict[str, tuple[Tensor, Tensor]]
-    pooled: dict[str, tuple[float, float]]
+    by_kind: dict[str, tuple[float, float]]
 
     @classmethod
     def fit(cls, train: GraphDataset) -> Normalization:
         """Statistics of the training networks: those of the median network, since a few diverged ones would set every scale.
 
         A layer's mean is the median over the networks of their means, its variance the median of their mean squared distances
-        from it; a layer of constant values gets std 1.
+        from it; a layer of constant values gets std 1. Of a kind it is the median over networks and layers.
         """
         by_structure = {}
         moments: dict[str, list[Tensor]] = {}
         for bundle in train.bundles:
-            topology, values = bundle.topology, bundle.values.double()
+            topology, values = bundle.topology, _with_logarithms(bundle.topology, bundle.values.double())
             mean, std = torch.zeros(topology.num_values), torch.ones(topology.num_values)
             for slot in topology.slots:
                 part = values[:, slot.start : slot.stop]
                 rows = torch.stack([part.mean(1), part.square().mean(1)])
                 mean[slot.start : slot.stop], std[slot.start : slot.stop] = _of_median_network(rows)
-                moments.setdefault(_kind(topology, slot.owner, slot.feature), []).append(rows)
+                unit = torch.tensor([[1.0], [_scale(slot)]], dtype=torch.float64) * _scale(slot)
+                moments.setdefault(_kind(topology, slot), []).append(rows * unit)
             by_structure[topology.structure] = (mean, std)
-        pooled = {kind: _of_median_network(torch.cat(rows, 1)) for kind, rows in moments.items()}
-        return cls(by_structure, pooled)
+        by_kind = {kind: _of_median_network(torch.cat(rows, 1)) for kind, rows in moments.items()}
+        return cls(by_structure if len(by_structure) == 1 else {}, by_kind)
 
     def __call__(self, batch: GraphBatch) -> GraphBatch:
         """The batch with normalised values; the one given is left as it is."""
         bundles = []
         for bundle in batch.bundles:
             mean, std = self._statistics(bundle.topology)
-            values = (bundle.values - mean.to(bundle.values)) / std.to(bundle.values)
+            values = _with_logarithms(bundle.topology, bundle.values)
+            values = (values - mean.to(values)) / std.to(values)
             bundles.append(replace(bundle, values=values))
         return GraphBatch(tuple(bundles))
 
@@ -61,10 +76,21 @@ class Normalization:
         if topology.structure not in self.by_structure:
             mean, std = torch.zeros(topology.num_values), torch.ones(topology.num_values)
             for slot in topology.slots:
-                kind = _kind(topology, slot.owner, slot.feature)
-                mean[slot.start : slot.stop], std[slot.start : slot.stop] = self.pooled.get(kind, (0.0, 1.0))
+                if _kind(topology, slot) in self.by_kind:
+                    of_kind = torch.tensor(self.by_kind[_kind(topology, slot)]) / _scale(slot)
+                    mean[slot.start : slot.stop], std[slot.start : slot.stop] = of_kind
             self.by_structure[topology.structure] = (mean, std)
         return self.by_structure[topology.structure]
+
+
+def _with_logarithms(topology: Topology, values: Tensor) -> Tensor:
+    """Values ``[graphs, values]`` with the logarithms of what is `LOGARITHMIC`; the ones given are left as they are."""
+    slots = [slot for slot in topology.slots if slot.feature in LOGARITHMIC]
+    values = values.clone() if slots else values
+    for slot in slots:
+        part = values[:, slot.start : slot.stop]
+        part.clamp_(min=0).add_(SMALLEST_VARIANCE).log_()
+    return values
 
 
 def _of_median_network(moments: Tensor) -> tuple[float, float]:
@@ -75,5 +101,10 @@ def _of_median_network(moments: Tensor) -> tuple[float, float]:
     return float(mean), float(variance.sqrt()) if variance > 0 else 1.0
 
 
-def _kind(topology: Topology, owner: str, feature: str | None) -> str:
-    return feature if feature is not None else topology.edge_block(owner).operation
+def _kind(topology: Topology, slot: Slot) -> str:
+    return slot.feature if slot.feature is not None else topology.edge_block(slot.owner).operation
+
+
+def _scale(slot: Slot) -> float:
+    """What brings the weights of a block to a fan-in of one; one for a node feature."""
+    return 1.0 if slot.feature is not None else math.sqrt(math.prod(slot.shape[1:]))

@@ -1,4 +1,4 @@
-"""The parts of a zoo's data card that follow from its file: a table of facts, of columns, and a histogram.
+"""The parts of a zoo's data card that follow from its file: tables of facts, families and columns, and a histogram.
 
 A card is Markdown with the Hugging Face dataset-card fields on top. Purpose and limits are written by hand; what stands
 between the markers is made anew by `update_card`, so that no number in a card is typed.
@@ -7,13 +7,19 @@ between the markers is made anew by `update_card`, so that no number in a card i
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ngbench.errors import CardError
 from ngbench.store.reader import Zoo
+from ngbench.store.splits import PARTS
+from ngbench.zoo.recipe import Recipe
 
+# Okabe and Ito, https://jfly.uni-koeln.de/color: told apart by all eyes
+_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 BEGIN, END = "<!-- made by ngbench zoo card: begin -->", "<!-- made by ngbench zoo card: end -->"
 
 
@@ -40,7 +46,10 @@ def update_card(zoo: Zoo, folder: str | Path, *, column: str = "test_accuracy") 
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise CardError(f"data card {path} lacks the lines {BEGIN!r} and {END!r}, each once and in this order; add them")
     picture = draw_histogram(zoo, path.with_name(f"{zoo.name}-{column.replace('_', '-')}.png"), column=column)
-    generated = f"{_facts(zoo)}\n\n![Histogram of {column} of the networks of {zoo.name}]({picture.name})\n\n{_columns(zoo)}"
+    parts = [_facts(zoo), f"![Histogram of {column} of the networks of {zoo.name}]({picture.name})", _columns(zoo)]
+    if "family" in zoo.columns:
+        parts.insert(1, _families(zoo))
+    generated = "\n\n".join(parts)
     path.write_text(
         re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{generated}\n{END}", text, flags=re.DOTALL)
     )
@@ -49,20 +58,50 @@ def update_card(zoo: Zoo, folder: str | Path, *, column: str = "test_accuracy") 
 
 def _facts(zoo: Zoo) -> str:
     num_structures = len({topology.structure for topology in zoo.topologies})
-    parameters = sorted({topology.num_values for topology in zoo.topologies})
-    sizes = [f"{len(zoo.split(part)):,} {part}" for part in ("train", "val", "test")]
     rows = {
         "networks": f"{len(zoo):,}, each from a run of its own"
         if len(set(zoo.run_ids)) == len(zoo)
         else f"{len(zoo):,} of {len(set(zoo.run_ids)):,} runs",
         "runs that diverged": f"{len(zoo.diverged):,}",
-        "parameters each": " to ".join(f"{count:,}" for count in dict.fromkeys((parameters[0], parameters[-1]))),
+        "parameters each": parameters_each(zoo),
         "topologies": f"{len(zoo.topologies):,}, of {num_structures:,} structure{'s' if num_structures > 1 else ''}",
-        "split `default`": f"{', '.join(sizes)}, by hash of the run id",
+        **{f"split `{name}`": _split(zoo, name) for name in zoo.splits},
         "file": f"{zoo.path.stat().st_size / 1e6:.1f} MB, sha256 of its content `{zoo.sha256}`",
         "licence": zoo.info.licence,
     }
     return "\n".join(["| fact | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def parameters_each(zoo: Zoo) -> str:
+    """The least and the largest number of parameters of a network, running statistics not counted where the zoo says so."""
+    counts = zoo.metadata["num_parameters"] if "num_parameters" in zoo.columns else [t.num_values for t in zoo.topologies]
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((min(counts), max(counts))))
+
+
+def _split(zoo: Zoo, name: str) -> str:
+    sizes = ", ".join(f"{len(zoo.split(part, name)):,} {part}" for part in PARTS)
+    rules = Recipe.model_validate(zoo.info.recipe).splits if zoo.info.recipe is not None else {}
+    return f"{sizes}, {rules[name]}" if name in rules else f"{sizes}, by hash of the run id"
+
+
+def _families(zoo: Zoo) -> str:
+    names = ("width", "depth", "kernel_size", "norm", "num_parameters", "test_accuracy")
+    rows = ["| family | networks | topologies | " + " | ".join(f"`{name}`" for name in names) + " |"]
+    rows.append("|---" * (3 + len(names)) + "|")
+    families = zoo.metadata["family"]
+    for family in dict.fromkeys(families.tolist()):
+        of_family = families == family
+        columns = {name: zoo.metadata[name][of_family] for name in names}
+        num_topologies = len(np.unique(zoo.topology_index[of_family]))
+        cells = [family, f"{of_family.sum():,}", f"{num_topologies:,}", *map(_values, columns.values())]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _values(values: np.ndarray) -> str:
+    """All different values of a column, where they are few; else their range."""
+    different = np.unique(values).tolist()
+    return ", ".join(map(str, different)) if len(different) <= 5 else summary(values)
 
 
 def _columns(zoo: Zoo) -> str:
@@ -85,7 +124,7 @@ def summary(values: np.ndarray) -> str:
 
 
 def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
-    """Draws how a measured column is spread, the splits stacked.
+    """Draws how a measured column is spread: the splits stacked, or for each family by itself the corpora stacked.
 
     Args:
         zoo: The zoo.
@@ -97,21 +136,39 @@ def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
     """
     from matplotlib.figure import Figure
 
-    values = zoo.metadata[column]
-    parts = {part: values[zoo.split(part)] for part in ("train", "val", "test")}
-    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(
-        list(parts.values()),
-        bins=list(np.linspace(0, 1, 51)) if column.endswith("accuracy") else 50,
-        stacked=True,
-        color=["#0072B2", "#E69F00", "#009E73"],
-        label=[f"{part} ({len(part_values):,})" for part, part_values in parts.items()],
-    )
-    axes.set_title(f"{zoo.name} v{zoo.version}: {column.replace('_', ' ')} of {len(zoo):,} networks", fontsize=11)
-    axes.set_xlabel(f"{column.replace('_', ' ')}" + (" (fraction)" if column.endswith("accuracy") else ""))
-    axes.set_ylabel("networks")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="split", loc="upper center")
+    label = column.replace("_", " ")
+    if "family" in zoo.columns:
+        figure = Figure(figsize=(7.6, 5.6), layout="constrained")
+        families, corpora = zoo.metadata["family"], zoo.metadata["corpus"]
+        names = list(dict.fromkeys(families.tolist()))
+        panels = figure.subplots(-(-len(names) // 2), 2, sharex=True, sharey=True, squeeze=False).flatten()
+        for axes, family in zip(panels, names, strict=False):
+            chosen = {corpus: (families == family) & (corpora == corpus) for corpus in np.unique(corpora).tolist()}
+            _stacked(axes, {corpus: zoo.metadata[column][rows] for corpus, rows in chosen.items()}, column=column)
+            axes.label_outer()
+            axes.set_title(f"{family} ({(families == family).sum():,})", fontsize=10)
+        figure.suptitle(f"{zoo.name} v{zoo.version}: {label} of {len(zoo):,} networks", fontsize=11)
+        figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, ncols=5, fontsize=9, loc="outside lower center")
+    else:
+        figure = Figure(figsize=(7.6, 3.8), layout="constrained")
+        axes = figure.subplots()
+        parts = {part: zoo.metadata[column][zoo.split(part)] for part in PARTS}
+        _stacked(axes, {f"{part} ({len(values):,})": values for part, values in parts.items()}, column=column)
+        axes.set_title(f"{zoo.name} v{zoo.version}: {label} of {len(zoo):,} networks", fontsize=11)
+        axes.legend(frameon=False, title="split", loc="upper center")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     return path
+
+
+def _stacked(axes: Any, values: Mapping[str, np.ndarray], *, column: str) -> None:
+    is_share = column.endswith("accuracy")
+    axes.hist(
+        list(values.values()),
+        bins=list(np.linspace(0, 1, 51)) if is_share else 50,
+        stacked=True,
+        color=_COLOURS[: len(values)],
+        label=list(values),
+    )
+    axes.set_xlabel(column.replace("_", " ") + (" (fraction)" if is_share else ""))
+    axes.set_ylabel("networks")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -16,8 +16,7 @@ from ngbench.store.reader import Zoo
 from ngbench.store.schema import ZooInfo
 from ngbench.store.shards import Shards
 from ngbench.store.writer import ZooWriter
-from ngbench.zoo.architectures import build, example_input
-from ngbench.zoo.columns import COLUMNS
+from ngbench.zoo.architectures import Architecture, build, example_input
 from ngbench.zoo.executor import run_parts
 from ngbench.zoo.recipe import Recipe
 from ngbench.zoo.run import Run
@@ -43,7 +42,7 @@ def generate(
     Args:
         recipe: What to train.
         out: The zoo file to write.
-        shard_size: Runs a part; what is lost at most when it is stopped.
+        shard_size: Most runs of a part, which is what is lost when it is stopped; a part has networks of one architecture.
         progress: Told the optimisation steps done and to do, summed over networks.
         device: A torch device.
         limit: Train only the first runs of the recipe, as many as this.
@@ -97,16 +96,16 @@ def _train(recipe: Recipe, device: str, runs: Sequence[int], progress: Progress)
 
 def _write(shards: Shards, path: Path) -> None:
     recipe = shards.recipe
-    columns = [column for column in COLUMNS.values() if column.name != "run_id"]
-    topologies: dict[str, Topology] = {}
+    columns = [column for column in recipe.columns if column.name != "run_id"]
+    topologies: dict[tuple[Architecture, str], Topology] = {}
     diverged: list[tuple[str, str]] = []
-    with ZooWriter(path, _info(recipe), columns=columns) as writer:
+    with ZooWriter(path, _info(recipe), columns=columns, splits=recipe.splits) as writer:
         for shard in range(len(shards.runs)):
             trained = shards.load(shard)
             diverged += trained.diverged
             if not len(trained):
                 continue
-            topology_of = _topologies(recipe, trained.metadata["activation"].tolist(), topologies)
+            topology_of = _topologies(trained, topologies)
             rows = pack(topology_of[0], {name: torch.from_numpy(values) for name, values in trained.parameters.items()}).numpy()
             metadata = {column.name: trained.metadata[column.name] for column in columns}
             writer.append(topology_of, rows, ids=trained.metadata["run_id"].tolist(), metadata=metadata)
@@ -117,11 +116,13 @@ def _write(shards: Shards, path: Path) -> None:
             )
 
 
-def _topologies(recipe: Recipe, activations: Sequence[str], known: dict[str, Topology]) -> list[Topology]:
-    """The topology of each network, traced once for each activation and then `known`."""
-    for activation in set(activations) - set(known):
-        known[activation] = trace(build(recipe.architecture, activation), example_input(recipe.architecture)).topology
-    return [known[activation] for activation in activations]
+def _topologies(trained: TrainedNetworks, known: dict[tuple[Architecture, str], Topology]) -> list[Topology]:
+    """The topology of each network, traced once for each architecture and activation and then `known`."""
+    keys = [(trained.architecture, activation) for activation in trained.metadata["activation"].tolist()]
+    for architecture, activation in sorted(set(keys) - set(known), key=lambda key: key[1]):
+        module = build(architecture, activation)
+        known[architecture, activation] = trace(module, example_input(architecture)).topology
+    return [known[key] for key in keys]
 
 
 def _info(recipe: Recipe) -> ZooInfo:

@@ -177,13 +177,21 @@ class Zoo:
         Raises:
             SplitError: No such part or split.
         """
-        if name not in self.splits:
-            raise SplitError(f"zoo {self.name!r} has no split {name!r}; expected one of {', '.join(self.splits)}")
+        parts = self.parts(name)
         if part not in PARTS:
             raise SplitError(f"split {name!r} of zoo {self.name!r} has no part {part!r}; expected one of {', '.join(PARTS)}")
-        with self._open() as file:
-            parts = read_array(file, f"splits/{name}", dtype=SPLIT_TYPE, length=len(self))
         return np.flatnonzero(parts == PARTS.index(part)).astype(np.int64)
+
+    def parts(self, name: str = "default") -> np.ndarray:
+        """The part of each network in a split: 0 train, 1 val, 2 test, -1 none of them, int8 ``[networks]``.
+
+        Raises:
+            SplitError: No such split.
+        """
+        if name not in self.splits:
+            raise SplitError(f"zoo {self.name!r} has no split {name!r}; expected one of {', '.join(self.splits)}")
+        with self._open() as file:
+            return read_array(file, f"splits/{name}", dtype=SPLIT_TYPE, length=len(self))
 
     @cached_property
     def _values(self) -> np.ndarray:

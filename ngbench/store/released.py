@@ -43,6 +43,12 @@ RELEASED.register(
         "digits-cnn", "1", "digits-cnn-v1.h5", "eac36666988d0319a23d149ede850996b521f82feaa25e5c5c5c8efecd92c85b", 9691253
     ),
 )
+RELEASED.register(
+    "digits-park",
+    ReleasedZoo(
+        "digits-park", "1", "digits-park-v1.h5", "6896173831f415a6dcc4b3eafdee9e71344fb2245f2c20da6699fc9c5f943122", 8952597
+    ),
+)
 
 
 def open_zoo(name_or_path: str | Path) -> Zoo:

@@ -10,7 +10,7 @@ path                                  type                meaning
 ``/models/value_ptr``                 int64 [networks+1]  network i has the values value_ptr[i] to value_ptr[i + 1]
 ``/values``                           float32 [values]    all parameters, each network's in canonical order
 ``/metadata/<column>``                one [networks]      attributes role, description
-``/splits/<name>``                    int8 [networks]     0 train, 1 val, 2 test
+``/splits/<name>``                    int8 [networks]     0 train, 1 val, 2 test, -1 none of them
 ``/diverged/run_id``, ``…/reason``    text [runs]         runs that gave no network, and why
 ``/topologies/<digest>/json``         text                the topology
 ``…/node_group``                      int32 [nodes]       position of the node's group in the topology

@@ -25,12 +25,12 @@ _TEXTS = {"title", "description", "licence", "citation"}
 
 @dataclass(frozen=True)
 class Shards:
-    """The parts of one generation, each the trained networks of consecutive runs.
+    """The parts of one generation, each the trained networks of runs of one architecture.
 
     Args:
         folder: Where they stand.
         recipe: What is generated.
-        shard_size: Runs a part.
+        shard_size: Most runs of a part.
     """
 
     folder: Path
@@ -39,9 +39,10 @@ class Shards:
 
     @property
     def runs(self) -> list[range]:
-        """The run indices of each part."""
-        end = self.recipe.num_runs
-        return [range(start, min(start + self.shard_size, end)) for start in range(0, end, self.shard_size)]
+        """The run indices of each part, one architecture after the other."""
+        step = max(1, len(self.recipe.architectures))
+        alike = (range(first, self.recipe.num_runs, step) for first in range(step))
+        return [runs[start : start + self.shard_size] for runs in alike for start in range(0, len(runs), self.shard_size)]
 
     @property
     def _identity(self) -> str:
@@ -97,7 +98,7 @@ class Shards:
             parameters = {name.removeprefix(_PARAMETER): content[name] for name in content.files if name.startswith(_PARAMETER)}
             metadata = {name.removeprefix(_METADATA): content[name] for name in content.files if name.startswith(_METADATA)}
             diverged = tuple((run_id, reason) for run_id, reason in content["diverged"].reshape(-1, 2).tolist())
-        return TrainedNetworks(self.recipe.architecture, parameters, metadata, diverged)
+        return TrainedNetworks(self.recipe.architecture_of(self.runs[shard][0]), parameters, metadata, diverged)
 
     def remove(self) -> None:
         """Deletes the folder and all parts."""

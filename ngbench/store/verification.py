@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,11 @@ from ngbench.graph import restore
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED
 from ngbench.store.seal import check_content
-from ngbench.store.splits import PARTS
+from ngbench.store.splits import NO_PART, PARTS, assign, transfer
 from ngbench.zoo.architectures import build
 from ngbench.zoo.images import ImageSplits, load_images
 from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.run import Run
 
 _NETWORKS_AT_ONCE = 1024
 # Two logits this close, relative to the largest, may swap when another build of torch sums in another order.
@@ -62,7 +64,10 @@ def verify(zoo: Zoo, *, sample: int = 64, seed: int = 0) -> list[Check]:
     for name in zoo.splits:
         checks.append(_check(f"split {name}: by run", partial(_split_by_run, zoo, name)))
         checks.append(_check(f"split {name}: by orbit", partial(_split_by_orbit, zoo, name)))
+        if zoo.info.recipe is not None:
+            checks.append(_check(f"split {name}: by rule", partial(_split_by_rule, zoo, name)))
     if zoo.info.recipe is not None:
+        checks.append(_check("recorded columns", partial(_columns, zoo)))
         checks.append(_check("recorded accuracy", partial(_accuracy, zoo, sample, seed)))
     return checks
 
@@ -113,12 +118,14 @@ def _unique_ids(zoo: Zoo) -> str:
 
 
 def _split_by_run(zoo: Zoo, name: str) -> str:
-    rows = {part: zoo.split(part, name) for part in PARTS}
-    num_rows = sum(map(len, rows.values()))
-    if num_rows != len(zoo):
-        raise _FaultFound(f"{len(zoo) - num_rows} networks stand in none of {', '.join(PARTS)}")
+    parts = zoo.parts(name)
+    allowed = range(len(PARTS)) if name == "default" else range(NO_PART, len(PARTS))
+    num_outside = int((~np.isin(parts, allowed)).sum())
+    if num_outside:
+        raise _FaultFound(f"{num_outside} networks stand in none of {', '.join(PARTS)}")
     _check_apart(zoo, name, zoo.run_ids)
-    return ", ".join(f"{part} {len(places):,}" for part, places in rows.items())
+    counts = {**{part: parts == index for index, part in enumerate(PARTS)}, "none": parts == NO_PART}
+    return ", ".join(f"{part} {count.sum():,}" for part, count in counts.items() if part != "none" or count.any())
 
 
 def _split_by_orbit(zoo: Zoo, name: str) -> str:
@@ -134,50 +141,83 @@ def _split_by_orbit(zoo: Zoo, name: str) -> str:
     return f"{len(np.unique(orbits)):,} networks that differ by more than a permutation"
 
 
+def _split_by_rule(zoo: Zoo, name: str) -> str:
+    """The parts are those that run ids and the recipe's columns give."""
+    recipe, expected = _recipe(zoo), assign(zoo.name, zoo.run_ids)
+    if name != "default":
+        if name not in recipe.splits:
+            raise _FaultFound(f"the recipe has no split of this name; expected one of {', '.join(('default', *recipe.splits))}")
+        expected = transfer(expected, recipe.splits[name].held_out(zoo.metadata))
+    wrong = np.flatnonzero(zoo.parts(name) != expected)
+    if len(wrong):
+        parts = [*PARTS, "none"]
+        row, got, want = wrong[0], parts[zoo.parts(name)[wrong[0]]], parts[expected[wrong[0]]]
+        raise _FaultFound(f"network {str(zoo.ids[row])!r} stands in {got}; expected {want}; {len(wrong)} networks stand wrong")
+    return f"{len(zoo):,} networks stand where the rule puts them"
+
+
 def _check_apart(zoo: Zoo, name: str, keys: np.ndarray) -> None:
     """Networks that agree in their key stand in one part of the split."""
-    parts = np.empty(len(zoo), dtype=np.int64)
-    for index, part in enumerate(PARTS):
-        parts[zoo.split(part, name)] = index
+    parts = zoo.parts(name)
     _, groups = np.unique(keys, return_inverse=True)
     first = np.full(groups.max() + 1, len(zoo))
     np.minimum.at(first, groups, np.arange(len(zoo)))
     torn = np.flatnonzero(parts != parts[first[groups]])
     if len(torn):
-        row, mate = torn[0], first[groups[torn[0]]]
+        row, mate, names = torn[0], first[groups[torn[0]]], [*PARTS, "none"]
         raise _FaultFound(
-            f"network {str(zoo.ids[row])!r} of {PARTS[parts[row]]} and network {str(zoo.ids[mate])!r} of {PARTS[parts[mate]]} "
+            f"network {str(zoo.ids[row])!r} of {names[parts[row]]} and network {str(zoo.ids[mate])!r} of {names[parts[mate]]} "
             f"belong together; {len(torn)} networks are torn so"
         )
 
 
-def _accuracy(zoo: Zoo, sample: int, seed: int) -> str:
+def _recipe(zoo: Zoo) -> Recipe:
     try:
-        recipe = Recipe.model_validate(zoo.info.recipe)
+        return Recipe.model_validate(zoo.info.recipe)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"]))
         raise RecipeError(f"the recipe in {str(zoo.path)!r} cannot be read: key {key!r}: {fault['msg']}") from error
-    images = load_images(recipe.images)
-    recorded, activations = zoo.metadata["test_accuracy"], zoo.metadata["activation"]
-    rows = np.sort(np.random.default_rng(seed).choice(len(zoo), min(sample, len(zoo)), replace=False))
-    for row in rows:
-        accuracy, slack = _evaluate(zoo, int(row), recipe, activation=str(activations[row]), images=images)
+
+
+def _columns(zoo: Zoo) -> str:
+    """What is recorded of how a network was made is what its recipe says of its run."""
+    recipe = _recipe(zoo)
+    names = [column.name for column in recipe.columns if column.role != "measurement"]
+    recorded = {"run_id": zoo.run_ids, **{name: zoo.metadata[name] for name in names if name != "run_id"}}
+    for row, index in enumerate(recorded["run_index"].tolist()):
+        expected = Run.of(recipe, index).columns
+        for name in names:
+            got, want = recorded[name][row].item(), expected[name]
+            # the last bit of an exponential differs between mathematical libraries
+            if got != want and not (isinstance(want, float) and math.isclose(got, want, rel_tol=1e-9)):
+                raise _FaultFound(f"network {str(zoo.ids[row])!r} has {name} {got!r}; expected {want!r} by its recipe")
+    return f"{len(names)} columns of {len(zoo):,} networks are what the recipe says"
+
+
+def _accuracy(zoo: Zoo, sample: int, seed: int) -> str:
+    recipe, recorded = _recipe(zoo), zoo.metadata["test_accuracy"]
+    rows = np.sort(np.random.default_rng(seed).choice(len(zoo), min(sample, len(zoo)), replace=False)).tolist()
+    runs = [Run.of(recipe, index) for index in zoo.metadata["run_index"][rows].tolist()]
+    images = {corpus: load_images(recipe.images, corpus) for corpus in sorted({run.corpus for run in runs})}
+    for row, run in zip(rows, runs, strict=True):
+        accuracy, slack = _evaluate(zoo, row, run, images=images[run.corpus])
         if abs(accuracy - recorded[row]) > slack + 1e-9:
             raise _FaultFound(f"network {str(zoo.ids[row])!r} has test accuracy {accuracy:.4f}; recorded is {recorded[row]:.4f}")
-    return f"{len(rows)} networks evaluated on {len(images.test_labels)} test images"
+    return f"{len(rows)} networks evaluated on {recipe.images.num_test} test images"
 
 
 @torch.no_grad()
-def _evaluate(zoo: Zoo, row: int, recipe: Recipe, *, activation: str, images: ImageSplits) -> tuple[float, float]:
+def _evaluate(zoo: Zoo, row: int, run: Run, *, images: ImageSplits) -> tuple[float, float]:
     """Test accuracy of a stored network as a plain torch module, and the share of images whose class is a tie."""
-    module = build(recipe.architecture, activation).eval()
+    module = build(run.architecture, run.hyperparameters["activation"]).eval()
     state_dict = restore(zoo[row])
+    counters = {path: value for path, value in module.state_dict().items() if not value.is_floating_point()}
     expected = {path: tuple(value.shape) for path, value in module.state_dict().items()}
-    got = {path: tuple(value.shape) for path, value in state_dict.items()}
+    got = {path: tuple(value.shape) for path, value in {**counters, **state_dict}.items()}
     if expected != got:
         raise StoreFormatError(f"network {str(zoo.ids[row])!r} has parameters {got}; expected {expected} by its recipe")
-    module.load_state_dict(state_dict)
+    module.load_state_dict({**counters, **state_dict})
     logits = module(torch.from_numpy(images.test_images))
     first, second = logits.topk(2, dim=1).values.unbind(1)
     ties = first - second <= _TIE * logits.abs().amax(dim=1)

@@ -24,9 +24,10 @@ from ngbench.store.arrays import COMPRESSION, write_array
 from ngbench.store.atomic_file import atomic_file, disk_errors
 from ngbench.store.schema import VALUE_TYPE, ZooInfo, write_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, SEAL_BYTES, write_sealed
-from ngbench.store.splits import assign
+from ngbench.store.splits import assign, transfer
 from ngbench.store.topology_tables import write_topology
 from ngbench.zoo.columns import Column
+from ngbench.zoo.transfer import TransferSplit
 
 _CHUNK_VALUES = 2**18
 _PIECE_BYTES = 2**24
@@ -40,18 +41,35 @@ class ZooWriter:
     """Writes one zoo file, as a context manager: networks are appended inside the block, the file stands when it ends.
 
     A block that ends in an exception leaves no file. The networks and their order decide the file byte by byte, in however
-    many steps they are appended. Each network's split follows from its run id (`splits.assign`).
+    many steps they are appended. Each network's part in split `default` follows from its run id (`splits.assign`).
 
     Args:
         path: Where the file shall stand.
         info: What the zoo is.
         columns: The metadata columns that every network has.
+        splits: Further splits by name (`splits.transfer`), each deciding by some of the columns.
         compressed: Whether the values are compressed, and so read as a whole, or stored as they are, and so mapped into
             memory; None to compress up to 64 MiB of values.
+
+    Raises:
+        StoreWriteError: A split decides by a column that the zoo lacks.
     """
 
-    def __init__(self, path: str | Path, info: ZooInfo, *, columns: Sequence[Column] = (), compressed: bool | None = None):
-        self.path, self.info, self.columns = Path(path), info, tuple(columns)
+    def __init__(
+        self,
+        path: str | Path,
+        info: ZooInfo,
+        *,
+        columns: Sequence[Column] = (),
+        splits: Mapping[str, TransferSplit] | None = None,
+        compressed: bool | None = None,
+    ):
+        self.path, self.info, self.columns, self.splits = Path(path), info, tuple(columns), dict(splits or {})
+        names = [column.name for column in columns]
+        for name, split in self.splits.items():
+            missing = [column for column in split.columns if column not in names]
+            if missing:
+                raise StoreWriteError(f"split {name!r} decides by column {missing[0]!r}; expected one of {', '.join(names)}")
         self._compressed = compressed
         self._topologies: dict[str, Topology] = {}
         self._digests: list[str] = []
@@ -202,7 +220,11 @@ class ZooWriter:
         for column in self.columns:
             dataset = write_array(file, f"metadata/{column.name}", np.concatenate(self._metadata[column.name]))
             dataset.attrs["role"], dataset.attrs["description"] = column.role, column.description
-        write_array(file, "splits/default", assign(self.info.name, self._run_ids.values()))
+        default = assign(self.info.name, self._run_ids.values())
+        write_array(file, "splits/default", default)
+        for name, split in self.splits.items():
+            deciding = {column: np.concatenate(self._metadata[column]) for column in split.columns}
+            write_array(file, f"splits/{name}", transfer(default, split.held_out(deciding)))
         diverged = np.array(self._diverged, dtype=np.str_).reshape(-1, 2)
         write_array(file, "diverged/run_id", diverged[:, 0])
         write_array(file, "diverged/reason", diverged[:, 1])

@@ -57,6 +57,10 @@ class Task(BaseModel):
         """The metric that ranks methods."""
         return METRICS[self.metrics[0]]
 
+    def on(self, split: str | None) -> Task:
+        """The same question on another split of the zoo; None for the task's own."""
+        return self if split is None else self.model_copy(update={"split": split})
+
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Every metric of the task.
 

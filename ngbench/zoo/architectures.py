@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ngbench.errors import UnknownNameError
 
@@ -18,10 +18,40 @@ if TYPE_CHECKING:
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
     {"relu": "ReLU", "leaky_relu": "LeakyReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "sigmoid": "Sigmoid"}
 )
+NORMS = ("none", "batch", "layer")
 
 
-class Cnn(BaseModel):
-    """Square convolutions, each with activation and dropout, then global average pooling and a linear head.
+class _Architecture(BaseModel, frozen=True):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Mlp(_Architecture, frozen=True):
+    """Linear layers of one width, each with norm, activation and dropout, then a linear head.
+
+    Args:
+        family: Always ``"mlp"``.
+        input_shape: Channels, height and width of an image.
+        width: Units of each hidden layer.
+        depth: Hidden layers.
+        norm: After each hidden linear layer.
+        num_classes: Outputs of the head.
+    """
+
+    family: Literal["mlp"]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    width: PositiveInt
+    depth: PositiveInt
+    norm: Literal["none", "batch", "layer"]
+    num_classes: PositiveInt
+
+    @property
+    def kernel_size(self) -> int:
+        """0: there are no kernels."""
+        return 0
+
+
+class Cnn(_Architecture, frozen=True):
+    """Square convolutions, each with norm, activation and dropout, then global average pooling and a linear head.
 
     Args:
         family: Always ``"cnn"``.
@@ -31,9 +61,8 @@ class Cnn(BaseModel):
         strides: Of each convolution.
         paddings: Zeros around the input of each convolution.
         num_classes: Outputs of the head.
+        norm: After each convolution, which has no bias then.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: Literal["cnn"]
     input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -42,6 +71,17 @@ class Cnn(BaseModel):
     strides: tuple[PositiveInt, ...]
     paddings: tuple[int, ...]
     num_classes: PositiveInt
+    norm: Literal["none", "batch"] = "none"
+
+    @property
+    def width(self) -> int:
+        """Channels of the widest convolution."""
+        return max(self.channels)
+
+    @property
+    def depth(self) -> int:
+        """Convolutions."""
+        return len(self.channels)
 
     @model_validator(mode="after")
     def _fits(self) -> Cnn:
@@ -57,39 +97,126 @@ class Cnn(BaseModel):
                     raise ValueError(f"convolution {index} leaves no {axis} of the input {self.input_shape}")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_first_released(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # digits-cnn v1 holds its recipe as text, from before there were norms
+        content = handler(self)
+        return content if self.norm != "none" else {key: value for key, value in content.items() if key != "norm"}
 
-def build(architecture: Cnn, activation: str, *, dropout: float = 0.0) -> torch.nn.Sequential:
+
+class Resnet(_Architecture, frozen=True):
+    """A convolution and residual blocks of two, all of one width and with batch norm, then global average pooling and a head.
+
+    The first block halves height and width, and its shortcut is a convolution of 1 × 1; the others add their input as it is
+    (He et al. 2016, arXiv:1512.03385, Fig. 2 and Section 3.3 B).
+
+    Args:
+        family: Always ``"resnet"``.
+        input_shape: Channels, height and width of an image.
+        width: Channels of every convolution.
+        depth: Residual blocks.
+        kernel_size: Height and width of the kernels, odd.
+        num_classes: Outputs of the head.
+    """
+
+    family: Literal["resnet"]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    width: PositiveInt
+    depth: PositiveInt
+    kernel_size: PositiveInt
+    num_classes: PositiveInt
+
+    @property
+    def norm(self) -> str:
+        """Batch norm, always."""
+        return "batch"
+
+    @model_validator(mode="after")
+    def _odd(self) -> Resnet:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"a residual block keeps height and width, which takes an odd kernel_size, got {self.kernel_size}")
+        return self
+
+
+class Transformer(_Architecture, frozen=True):
+    """A transformer on square patches, with layer norm before attention and MLP and learned positions.
+
+    Dosovitskiy et al. 2021, arXiv:2010.11929, Section 3.1; the MLP of a block has twice the width.
+
+    Args:
+        family: Always ``"transformer"``.
+        input_shape: Channels, height and width of an image.
+        width: Channels of a token.
+        depth: Blocks.
+        num_heads: Heads of attention, which share the width.
+        patch_size: Height and width of a patch.
+        pooling: What the head reads: the mean of all tokens, or a class token.
+        num_classes: Outputs of the head.
+    """
+
+    family: Literal["transformer"]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    width: PositiveInt
+    depth: PositiveInt
+    num_heads: PositiveInt
+    patch_size: PositiveInt
+    pooling: Literal["mean", "token"]
+    num_classes: PositiveInt
+
+    @property
+    def norm(self) -> str:
+        """Layer norm, always."""
+        return "layer"
+
+    @property
+    def kernel_size(self) -> int:
+        """The patches are read by a convolution."""
+        return self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens, without the class token."""
+        return (self.input_shape[1] // self.patch_size) * (self.input_shape[2] // self.patch_size)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Transformer:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads must divide width, got {self.num_heads} heads for width {self.width}")
+        if any(size % self.patch_size for size in self.input_shape[1:]):
+            raise ValueError(f"patch_size must divide height and width of the input {self.input_shape}, got {self.patch_size}")
+        return self
+
+
+Architecture = Annotated[Mlp | Cnn | Resnet | Transformer, Field(discriminator="family")]
+FAMILIES = ("mlp", "cnn", "resnet", "transformer")
+
+
+def build(architecture: Architecture, activation: str, *, dropout: float = 0.0) -> torch.nn.Sequential:
     """A freshly initialised module of the architecture, in training mode.
 
     Args:
         architecture: What to build.
         activation: A name in `ACTIVATIONS`.
-        dropout: Share of activations dropped after each convolution while training.
+        dropout: Share of activations dropped while training: after each hidden layer of an MLP or CNN, before the head of others.
 
     Raises:
         UnknownNameError: The activation does not exist.
     """
-    from torch import nn
+    from ngbench.zoo import modules
 
     if activation not in ACTIVATIONS:
         raise UnknownNameError("activation", activation, ACTIVATIONS)
-    layers: OrderedDict[str, torch.nn.Module] = OrderedDict()
-    sources = architecture.input_shape[0]
-    for index, (channels, stride, padding) in enumerate(
-        zip(architecture.channels, architecture.strides, architecture.paddings, strict=True)
-    ):
-        layers[f"conv{index}"] = nn.Conv2d(sources, channels, architecture.kernel_size, stride=stride, padding=padding)
-        layers[f"activation{index}"] = getattr(nn, ACTIVATIONS[activation])()
-        layers[f"dropout{index}"] = nn.Dropout(dropout)
-        sources = channels
-    layers["pool"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten()
-    layers["head"] = nn.Linear(sources, architecture.num_classes)
-    return nn.Sequential(layers)
+    return getattr(modules, architecture.family)(architecture, activation, dropout=dropout)
 
 
-def example_input(architecture: Cnn) -> torch.Tensor:
+def example_input(architecture: Architecture) -> torch.Tensor:
     """One black image ``[1, channels, height, width]`` that the architecture's modules accept."""
     import torch
 
     return torch.zeros(1, *architecture.input_shape)
+
+
+@cache
+def num_parameters(architecture: Architecture) -> int:
+    """Trained numbers of a network, running statistics not counted."""
+    return sum(parameter.numel() for parameter in build(architecture, "relu").parameters())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from ngbench.zoo.architectures import ACTIVATIONS
+from ngbench.zoo.architectures import ACTIVATIONS, FAMILIES, NORMS
 from ngbench.zoo.initializers import INITIALIZERS
 from ngbench.zoo.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -76,9 +76,36 @@ _COLUMNS = (
     Column("val_loss", "measurement", "float", "mean cross-entropy in nats on the validation images", low=0),
     Column("test_loss", "measurement", "float", "mean cross-entropy in nats on the test images", low=0),
 )
+_DESIGN_COLUMNS = (
+    Column("family", "hyperparameter", "str", "family of architectures", choices=FAMILIES),
+    Column("corpus", "hyperparameter", "str", "images and labels that it was trained on, and is measured on"),
+    Column("width", "hyperparameter", "int", "units, channels or token width of the widest hidden layer", low=1),
+    Column("depth", "hyperparameter", "int", "hidden linear layers, convolutions, residual or transformer blocks", low=1),
+    Column("kernel_size", "hyperparameter", "int", "height and width of kernels or patches; 0 where there are none", low=0),
+    Column("norm", "hyperparameter", "str", "norm of the hidden layers", choices=NORMS),
+    Column("num_classes", "hyperparameter", "int", "outputs", low=1),
+    Column("num_parameters", "hyperparameter", "int", "trained numbers, running statistics not counted", low=1),
+)
+# of a zoo of several families the texts say more; digits-cnn v1 holds the texts above
+_REWORDED = {
+    "activation": "nonlinearity of the hidden layers",
+    "dropout": "share of activations dropped: after each hidden layer of MLPs and CNNs, before the head of others",
+}
 COLUMNS: Mapping[str, Column] = MappingProxyType({column.name: column for column in _COLUMNS})
+"""The columns of every generated zoo."""
+DESIGN_COLUMNS: Mapping[str, Column] = MappingProxyType({column.name: column for column in _DESIGN_COLUMNS})
+"""The further columns of a zoo whose networks differ in architecture or corpus."""
 
 
 def columns_of(role: Role) -> tuple[str, ...]:
-    """Names of the columns of a role, in their order."""
+    """Names of the columns of every generated zoo that have a role, in their order."""
     return tuple(column.name for column in _COLUMNS if column.role == role)
+
+
+def zoo_columns(*, has_design: bool) -> tuple[Column, ...]:
+    """All columns of a generated zoo, in their order; with or without those of `DESIGN_COLUMNS`."""
+    if not has_design:
+        return _COLUMNS
+    reworded = [replace(c, description=_REWORDED.get(c.name, c.description)) for c in _COLUMNS]
+    identity = [column for column in reworded if column.role == "identity"]
+    return (*identity, *_DESIGN_COLUMNS, *(column for column in reworded if column.role != "identity"))

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from ngbench.errors import ImagesError
 from ngbench.registry import Registry
 
-Corpus = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+@dataclass(frozen=True)
+class Corpus:
+    """Labelled images.
+
+    Args:
+        load: Gives images float32 ``[images, channels, height, width]`` in [0, 1] and labels int64 ``[images]`` from 0.
+        num_classes: Different labels.
+    """
+
+    load: Callable[[], tuple[np.ndarray, np.ndarray]]
+    num_classes: int
+
+
 corpora: Registry[Corpus] = Registry("image corpus")
 
 
@@ -19,7 +33,7 @@ class ImagesSpec(BaseModel):
     """Which images a zoo is trained on and how they are split.
 
     Args:
-        corpus: A registered corpus.
+        corpus: A registered corpus, or several: each run is trained on one that has as many classes as its architecture.
         split_seed: Seed of the split.
         num_train: Training images.
         num_val: Validation images.
@@ -28,11 +42,16 @@ class ImagesSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    corpus: str
+    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
     split_seed: NonNegativeInt
     num_train: PositiveInt
     num_val: PositiveInt
     num_test: PositiveInt
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The corpora, one or several."""
+        return (self.corpus,) if isinstance(self.corpus, str) else self.corpus
 
 
 @dataclass(frozen=True)
@@ -47,18 +66,23 @@ class ImageSplits:
     test_labels: np.ndarray
 
 
-def load_images(spec: ImagesSpec) -> ImageSplits:
+def load_images(spec: ImagesSpec, corpus: str | None = None) -> ImageSplits:
     """Reads a corpus and splits it by class, so that every split has the classes in the same proportions.
+
+    Args:
+        spec: The corpora and the sizes of the splits.
+        corpus: Which of the corpora; None for the first.
 
     Raises:
         UnknownNameError: The corpus is not registered.
         ImagesError: The corpus has fewer images than the splits ask for.
     """
-    images, labels = corpora[spec.corpus]()
+    corpus = corpus or spec.corpora[0]
+    images, labels = corpora[corpus].load()
     sizes = (spec.num_train, spec.num_val, spec.num_test)
     if sum(sizes) > len(images):
         raise ImagesError(
-            f"corpus {spec.corpus!r} has {len(images)} images, but the splits ask for "
+            f"corpus {corpus!r} has {len(images)} images, but the splits ask for "
             f"{' + '.join(map(str, sizes))} = {sum(sizes)}; ask for fewer"
         )
     order = _interleaved(labels, seed=spec.split_seed)
@@ -84,4 +108,32 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return (pixels.reshape(-1, 1, 8, 8) / 16).astype(np.float32), labels.astype(np.int64)
 
 
-corpora.register("digits", _digits)
+def _inverted() -> tuple[np.ndarray, np.ndarray]:
+    """The digits as ink on white paper instead of light on black."""
+    images, labels = _digits()
+    return 1 - images, labels
+
+
+def _rotated() -> tuple[np.ndarray, np.ndarray]:
+    """The digits turned by 90 degrees, counter-clockwise."""
+    images, labels = _digits()
+    return np.ascontiguousarray(np.rot90(images, axes=(2, 3))), labels
+
+
+def _parity() -> tuple[np.ndarray, np.ndarray]:
+    """The digits, even (0) or odd (1)."""
+    images, labels = _digits()
+    return images, labels % 2
+
+
+def _range() -> tuple[np.ndarray, np.ndarray]:
+    """The digits, 0 to 4 (0) or 5 to 9 (1)."""
+    images, labels = _digits()
+    return images, labels // 5
+
+
+corpora.register("digits", Corpus(_digits, 10))
+corpora.register("digits-inverted", Corpus(_inverted, 10))
+corpora.register("digits-rotated", Corpus(_rotated, 10))
+corpora.register("digits-parity", Corpus(_parity, 2))
+corpora.register("digits-range", Corpus(_range, 2))

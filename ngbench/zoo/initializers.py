@@ -1,9 +1,9 @@
-"""Initial weights by name; biases start at zero."""
+"""Initial weights by name; biases start at zero, scales of norms at one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -58,7 +58,9 @@ INITIALIZERS: Mapping[str, Initializer] = MappingProxyType(
 )
 
 
-def initialize(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, *, kind: str, scale: float) -> np.ndarray:
+def initialize(
+    shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, *, kind: str, scale: float, ones: Collection[str] = ()
+) -> np.ndarray:
     """Draws one network's initial parameters.
 
     Args:
@@ -66,9 +68,15 @@ def initialize(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, 
         rng: Consumed in the order of `shapes`.
         kind: A name in `INITIALIZERS`.
         scale: Factor on every weight.
+        ones: Paths of the scales of norms, which are one.
 
     Returns:
         All parameters flattened one after another, float64 ``[parameters]``.
     """
     draw = INITIALIZERS[kind]
-    return np.concatenate([np.zeros(shape) if len(shape) == 1 else scale * draw(rng, shape).ravel() for shape in shapes.values()])
+    return np.concatenate(
+        [
+            np.full(shape, float(path in ones)) if len(shape) == 1 else scale * draw(rng, shape).ravel()
+            for path, shape in shapes.items()
+        ]
+    )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ngbench.zoo.architectures import Architecture, num_parameters
 from ngbench.zoo.initializers import initialize
 from ngbench.zoo.recipe import Recipe
 
 # streams of a run's seed; stream 0 draws the hyper-parameters
-_INITIAL_WEIGHTS, _BATCH_ORDER, _DROPOUT = 1, 2, 3
+_INITIAL_WEIGHTS, _BATCH_ORDER, _DROPOUT, _CORPUS = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Run:
         run_id: Name of the run.
         index: Its number in the recipe.
         seed: Of its random draws.
+        architecture: What its network is built as.
+        corpus: What it is trained on.
         hyperparameters: By column name.
         num_train: Images that it trains on.
         num_steps: Optimisation steps that it takes.
@@ -31,6 +34,8 @@ class Run:
     run_id: str
     index: int
     seed: int
+    architecture: Architecture
+    corpus: str
     hyperparameters: Mapping[str, Any]
     num_train: int
     num_steps: int
@@ -45,12 +50,28 @@ class Run:
         sample: dict[str, Any] = recipe.sample(index)
         num_train = max(1, round(sample["train_share"] * recipe.images.num_train))
         num_steps = max(1, round(sample["epochs"] * num_train / sample["batch_size"]))
-        return cls(recipe.run_id(index), index, recipe.run_seed(index), sample, num_train, num_steps)
+        seed, architecture = recipe.run_seed(index), recipe.architecture_of(index)
+        corpora = recipe.corpora_for(architecture)
+        corpus = corpora[int(np.random.default_rng([seed, _CORPUS]).integers(len(corpora)))]
+        return cls(recipe.run_id(index), index, seed, architecture, corpus, sample, num_train, num_steps)
 
-    def initial_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-        """Flat float64 ``[parameters]`` for parameters of these shapes."""
+    @property
+    def stack(self) -> tuple[Any, ...]:
+        """Runs that agree in this can share their matrix products."""
+        return self.architecture, self.hyperparameters["activation"], self.hyperparameters["batch_size"]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is known of the network before it is trained, by column name; more than a zoo of one architecture stores."""
+        names = ("family", "width", "depth", "kernel_size", "norm", "num_classes")
+        identity = {"run_id": self.run_id, "run_index": self.index, "seed": self.seed, "corpus": self.corpus}
+        design = {name: getattr(self.architecture, name) for name in names}
+        return {**identity, **design, "num_parameters": num_parameters(self.architecture), **self.hyperparameters}
+
+    def initial_weights(self, shapes: Mapping[str, tuple[int, ...]], *, ones: Collection[str] = ()) -> np.ndarray:
+        """Flat float64 ``[parameters]`` for parameters of these shapes; those at the paths `ones` are scales of norms."""
         kind, scale = self.hyperparameters["initializer"], self.hyperparameters["init_scale"]
-        return initialize(shapes, np.random.default_rng([self.seed, _INITIAL_WEIGHTS]), kind=kind, scale=scale)
+        return initialize(shapes, np.random.default_rng([self.seed, _INITIAL_WEIGHTS]), kind=kind, scale=scale, ones=ones)
 
     def train_rows(self, num_images: int) -> np.ndarray:
         """Which of the training images the run sees, int64 ``[num_train]``."""

@@ -5,17 +5,20 @@ under a kernel to one output row, the kernel being spread along the width into a
 sources, out width * targets]``: more arithmetic than the convolution has, but in products large enough to run near peak. On
 8 by 8 images with 8 channels, forward and backward, that takes half the time of full dense matrices, a third of unfolded
 patches, and about that of a grouped convolution, which gives a network alone other last bits than a network in a stack.
+Tokens are ``[networks, images, tokens, width]``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from ngbench.errors import UnsupportedLayerError
+from ngbench.zoo.modules import Patches, Pooling, ResidualBlock, TransformerBlock
 
 Parameters = Mapping[str, torch.Tensor]
 Drop = Callable[[torch.Tensor, int], torch.Tensor]
@@ -23,6 +26,8 @@ Drop = Callable[[torch.Tensor, int], torch.Tensor]
 # float32 numbers in 64 bytes
 _ALIGNMENT = 16
 _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_COMPOSED = (ResidualBlock, Patches, TransformerBlock)
 
 
 class StackedModule:
@@ -40,51 +45,141 @@ class StackedModule:
         if not isinstance(module, nn.Sequential):
             raise UnsupportedLayerError(f"only nn.Sequential modules train stacked, got {type(module).__name__}")
         self.shapes = parameter_shapes(module)
-        self._layers: list[tuple[str, nn.Module]] = list(module.named_children())
+        self._module = module
         self._bands: dict[str, torch.Tensor] = {}
         self._num_networks = num_networks
-        for name, layer in self._layers:
+        for name, layer in module.named_children():
             _check(name, layer)
 
-    def __call__(self, parameters: Parameters, images: torch.Tensor, *, drop: Drop | None = None) -> torch.Tensor:
+    def __call__(
+        self, state: Parameters, images: torch.Tensor, *, drop: Drop | None = None, trains: bool = False
+    ) -> torch.Tensor:
         """Logits ``[networks, images, classes]``.
 
         Args:
-            parameters: Each parameter by its state-dict path, ``[networks, *shape]``.
+            state: Each parameter and running statistic by its state-dict path, ``[networks, *shape]``.
             images: ``[networks, images, channels, height, width]``.
             drop: Called on the activations at each dropout with the dropout's number; None to keep all.
+            trains: Whether batch norms use the statistics of these images and move the running ones, in place.
         """
+        forward = _Forward(state, self._bands, self._num_networks, drop, trains)
         hidden = images.permute(0, 1, 3, 4, 2)
-        num_dropouts = 0
-        for name, layer in self._layers:
-            if isinstance(layer, nn.Conv2d):
-                hidden = self._convolve(name, layer, parameters, hidden)
-            elif isinstance(layer, nn.Linear):
-                hidden = torch.baddbmm(parameters[f"{name}.bias"].unsqueeze(1), hidden, parameters[f"{name}.weight"].mT)
-            elif isinstance(layer, nn.Dropout):
-                hidden = hidden if drop is None else drop(hidden, num_dropouts)
-                num_dropouts += 1
-            elif isinstance(layer, nn.AdaptiveAvgPool2d):
-                hidden = hidden.mean((2, 3), keepdim=True)
-            elif isinstance(layer, nn.Flatten):
-                # torch flattens channels first
-                hidden = hidden.permute(0, 1, 4, 2, 3).flatten(2)
-            else:
-                hidden = layer(hidden)
+        for name, layer in self._module.named_children():
+            hidden = forward.apply(name, layer, hidden)
         return hidden
 
-    def _convolve(self, name: str, layer: nn.Conv2d, parameters: Parameters, hidden: torch.Tensor) -> torch.Tensor:
+
+@dataclass
+class _Forward:
+    """One forward pass; `bands` are the matrices of convolutions, kept from call to call."""
+
+    state: Parameters
+    bands: dict[str, torch.Tensor]
+    num_networks: int
+    drop: Drop | None
+    trains: bool
+    num_dropouts: int = 0
+
+    def apply(self, name: str, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """The layer of that state-dict path on the activations of all networks."""
+        match layer:
+            case nn.Conv2d():
+                return self._convolve(name, layer, hidden)
+            case nn.Linear():
+                rows = torch.baddbmm(
+                    self.state[f"{name}.bias"].unsqueeze(1), hidden.flatten(1, -2), self.state[f"{name}.weight"].mT
+                )
+                return rows.view(*hidden.shape[:-1], -1)
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                return self._batch_norm(name, layer, hidden)
+            case nn.LayerNorm():
+                normed = nn.functional.layer_norm(hidden, layer.normalized_shape, eps=layer.eps)
+                return self._scaled(name, normed)
+            case nn.Dropout():
+                self.num_dropouts += 1
+                return hidden if self.drop is None else self.drop(hidden, self.num_dropouts - 1)
+            case nn.AdaptiveAvgPool2d():
+                return hidden.mean((2, 3), keepdim=True)
+            case nn.Flatten():
+                # torch flattens channels first
+                return hidden.permute(0, 1, 4, 2, 3).flatten(2)
+            case ResidualBlock():
+                return self._residual(name, layer, hidden)
+            case Patches():
+                return self._patches(name, layer, hidden)
+            case TransformerBlock():
+                return self._transform(name, layer, hidden)
+            case Pooling():
+                return hidden.mean(2) if layer.pooling == "mean" else hidden[:, :, 0]
+            case _:
+                return layer(hidden)
+
+    def _spread(self, values: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Values ``[networks, channels]`` with axes of length 1 where the activations have more."""
+        return values.view(len(values), *[1] * (hidden.dim() - 2), -1)
+
+    def _scaled(self, name: str, normed: torch.Tensor) -> torch.Tensor:
+        scale, shift = (self._spread(self.state[f"{name}.{entry}"], normed) for entry in ("weight", "bias"))
+        return torch.addcmul(shift, normed, scale)
+
+    def _batch_norm(self, name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, hidden: torch.Tensor) -> torch.Tensor:
+        """Ioffe and Szegedy 2015, alg. 1 and 2; as in torch the running variance is of the unbiased ones."""
+        means, variances = (self.state[f"{name}.{entry}"] for entry in ("running_mean", "running_var"))
+        if not self.trains:
+            centred = hidden - self._spread(means, hidden)
+            return self._scaled(name, centred * self._spread((variances + layer.eps).rsqrt(), hidden))
+        axes = tuple(range(1, hidden.dim() - 1))
+        mean = hidden.mean(axes, keepdim=True)
+        centred = hidden - mean
+        variance = centred.square().mean(axes, keepdim=True)
+        count, momentum = hidden[0, ..., 0].numel(), float(layer.momentum or 0)
+        with torch.no_grad():
+            means.lerp_(mean.view(means.shape), momentum)
+            variances.lerp_(variance.view(means.shape) * (count / (count - 1)), momentum)
+        return self._scaled(name, centred * (variance + layer.eps).rsqrt())
+
+    def _residual(self, name: str, layer: ResidualBlock, hidden: torch.Tensor) -> torch.Tensor:
+        inner, shortcut = hidden, hidden
+        for part in ("conv1", "norm1", "activation1", "conv2", "norm2"):
+            inner = self.apply(f"{name}.{part}", getattr(layer, part), inner)
+        if layer.shortcut is not None:
+            for part in ("shortcut", "shortcut_norm"):
+                shortcut = self.apply(f"{name}.{part}", getattr(layer, part), shortcut)
+        return layer.activation2(shortcut + inner)
+
+    def _patches(self, name: str, layer: Patches, hidden: torch.Tensor) -> torch.Tensor:
+        tokens = self.apply(f"{name}.conv", layer.conv, hidden).flatten(2, 3)
+        if layer.token is not None:
+            token = self.state[f"{name}.token"].expand(-1, tokens.shape[1], -1, -1)
+            tokens = torch.cat([token, tokens], dim=2)
+        return tokens + self.state[f"{name}.positions"]
+
+    def _transform(self, name: str, layer: TransformerBlock, tokens: torch.Tensor) -> torch.Tensor:
+        def apply(part: str, hidden: torch.Tensor) -> torch.Tensor:
+            return self.apply(f"{name}.{part}", getattr(layer, part), hidden)
+
+        query, key, value = (
+            part.flatten(0, 1).unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
+            for part in apply("query_key_value", apply("norm1", tokens)).chunk(3, dim=-1)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + apply("output", mixed.transpose(1, 2).reshape(tokens.shape))
+        return tokens + apply("contract", layer.activation(apply("expand", apply("norm2", tokens))))
+
+    def _convolve(self, name: str, layer: nn.Conv2d, hidden: torch.Tensor) -> torch.Tensor:
         top, left = _pair(layer.padding)
         if top or left:
             hidden = nn.functional.pad(hidden, (0, 0, left, left, top, top))
-        kernels, biases = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-        if name not in self._bands:
+        kernels, biases = self.state[f"{name}.weight"], self.state.get(f"{name}.bias")
+        if biases is None:
+            biases = kernels.new_zeros(kernels.shape[:2])
+        if name not in self.bands:
             width = hidden.shape[3]
             out_width = (width - layer.kernel_size[1]) // layer.stride[1] + 1
-            self._bands[name] = kernels.new_zeros(
-                self._num_networks, layer.kernel_size[0], width, layer.in_channels, out_width, layer.out_channels
+            self.bands[name] = kernels.new_zeros(
+                self.num_networks, layer.kernel_size[0], width, layer.in_channels, out_width, layer.out_channels
             )
-        return _Convolution.apply(hidden, kernels, biases, self._bands[name][: len(hidden)], _pair(layer.stride))
+        return _Convolution.apply(hidden, kernels, biases, self.bands[name][: len(hidden)], _pair(layer.stride))
 
 
 class _Convolution(torch.autograd.Function):
@@ -156,7 +251,10 @@ def _pair(sizes: Any) -> tuple[int, int]:
 
 
 def _check(name: str, layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, _COMPOSED):
+        for child_name, child in layer.named_children():
+            _check(f"{name}.{child_name}", child)
+    elif isinstance(layer, nn.Conv2d):
         if layer.groups != 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
             raise UnsupportedLayerError(
                 f"{name}: a stacked Conv2d needs groups 1, dilation 1 and zero padding in numbers, got {layer}"
@@ -166,16 +264,37 @@ def _check(name: str, layer: nn.Module) -> None:
             raise UnsupportedLayerError(
                 f"{name}: only global average pooling trains stacked, got output size {layer.output_size}"
             )
-    elif not isinstance(layer, (nn.Linear, nn.Dropout, nn.Flatten, *_ELEMENTWISE)):
-        known = ", ".join(kind.__name__ for kind in (nn.Conv2d, nn.Linear, nn.Dropout, nn.Flatten, *_ELEMENTWISE))
+    elif isinstance(layer, _BATCH_NORMS):
+        if not (layer.affine and layer.track_running_stats and layer.momentum is not None):
+            raise UnsupportedLayerError(
+                f"{name}: a stacked {type(layer).__name__} needs scales, running statistics and a momentum, got {layer}"
+            )
+    elif isinstance(layer, nn.LayerNorm):
+        if not layer.elementwise_affine or layer.bias is None or len(layer.normalized_shape) != 1:
+            raise UnsupportedLayerError(f"{name}: a stacked LayerNorm needs one axis, scales and shifts, got {layer}")
+    elif isinstance(layer, nn.Linear):
+        if layer.bias is None:
+            raise UnsupportedLayerError(f"{name}: a stacked Linear needs a bias")
+    elif not isinstance(layer, (nn.Dropout, nn.Flatten, Pooling, *_ELEMENTWISE)):
+        kinds = (nn.Conv2d, nn.Linear, *_BATCH_NORMS, nn.LayerNorm, nn.Dropout, nn.Flatten, Pooling, *_COMPOSED, *_ELEMENTWISE)
+        known = ", ".join(kind.__name__ for kind in kinds)
         raise UnsupportedLayerError(f"{name}: {type(layer).__name__} has no stacked form; supported: {known}, AdaptiveAvgPool2d")
-    if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is None:
-        raise UnsupportedLayerError(f"{name}: a stacked {type(layer).__name__} needs a bias")
 
 
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of each parameter by its state-dict path, in order."""
     return {path: tuple(parameter.shape) for path, parameter in module.named_parameters()}
+
+
+def statistic_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of each running statistic by its state-dict path, in order; counters are none."""
+    return {path: tuple(buffer.shape) for path, buffer in module.named_buffers() if buffer.is_floating_point()}
+
+
+def norm_scales(module: nn.Module) -> set[str]:
+    """State-dict paths of the scales of norms."""
+    norms = (*_BATCH_NORMS, nn.LayerNorm)
+    return {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, norms)}
 
 
 def unflatten(weights: torch.Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

@@ -4,29 +4,26 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.message_passing import SMALLEST_VARIANCE, Aggregate, Linear, SumOfEnds, Wiring, product
-from ngbench.graph import EdgeBlock, NodeGroup, ParameterView, Topology
+from baselines.message_passing import (
+    FLAT_ROWS,
+    SMALLEST_VARIANCE,
+    Aggregate,
+    FlatWiring,
+    Linear,
+    SumOfEnds,
+    Wiring,
+    product,
+    reversal,
+)
 from ngbench.graph.neural_graph import edge_index
-from ngbench.testing import SEVERAL_STRUCTURES, cnn_topology
+from ngbench.testing import SEVERAL_STRUCTURES, attention_topology, cnn_topology, residual_topology
 
 NUM_GRAPHS, CHANNELS = 3, 2
 
 
-def residual_topology():
-    """Two dense layers with a shortcut of ones: dense and diagonal edges enter one group."""
-    sizes = (3, 4, 4, 2)
-    groups = tuple(
-        NodeGroup(f"g{i}", size, ("input", "hidden", "hidden", "output")[i], "relu", i) for i, size in enumerate(sizes)
-    )
-    blocks, parameters = [], []
-    for i in (1, 2, 3):
-        blocks.append(EdgeBlock(f"b{i}", f"g{i - 1}", f"g{i}", "dense", "linear", (), ParameterView(f"w{i}")))
-        parameters.append((f"w{i}", (sizes[i], sizes[i - 1])))
-    return Topology(groups, (*blocks, EdgeBlock("shortcut", "g1", "g2", "diagonal", "identity")), tuple(parameters))
-
-
 TOPOLOGIES = {
     "residual": residual_topology(),
+    "attention": attention_topology(),
     "equal-degrees": cnn_topology((1, 4, 4), num_classes=5, kernel=(2, 2)),
     **{f"structure-{i}": topology for i, topology in enumerate(SEVERAL_STRUCTURES[1:])},
 }
@@ -37,13 +34,13 @@ def ends_of_edges(topology, *, reverse_edges):
     source, target = edge_index(topology)
     if not reverse_edges:
         return source, target
-    positions, reversed_, start = torch.arange(len(source)), [], 0
+    blocks, start = [], 0
     for block in topology.blocks:
         num_targets, num_sources, _ = topology.block_shape(block.name)
         stop = start + num_targets * num_sources
-        reversed_.append(positions[start:stop].view(num_targets, num_sources).T.flatten())
+        blocks += sorted(range(start, stop), key=lambda edge: (int(source[edge]), int(target[edge])))
         start = stop
-    order = torch.cat(reversed_)
+    order = torch.tensor(blocks)
     return torch.cat([source, target[order]]), torch.cat([target, source[order]])
 
 
@@ -105,7 +102,7 @@ def test_equal_messages_share_the_gradient_of_their_maximum_and_have_no_deviatio
 def test_groups_of_equal_degree_that_follow_one_another_are_aggregated_as_one():
     assert len(Wiring.of(cnn_topology((1, 4, 4, 4), num_classes=5), False).receivers) == 2
     assert len(Wiring.of(cnn_topology((1, 4, 3, 2), num_classes=5), False).receivers) == 4
-    assert len(Wiring.of(residual_topology(), False).receivers) == 3
+    assert len(Wiring.of(residual_topology(num_channels=4, num_inner=3), False).receivers) == 6
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 37])
@@ -126,3 +123,107 @@ def test_a_product_of_inputs_without_gradient_trains_its_weights():
     weight = torch.ones(2, 3, requires_grad=True)
     product(torch.ones(20, 4, 3), weight, torch.zeros(2)).sum().backward()
     torch.testing.assert_close(weight.grad, torch.full((2, 3), 80.0))
+
+
+COPIES = 3, 1, 2, 1, 1, 2
+
+
+def flat_ends(*, reverse_edges):
+    """A flat wiring of all topologies, with source and target of each edge in its order, from the flat edge tables."""
+    structures = list(zip(TOPOLOGIES.values(), COPIES, strict=True))
+    wiring = FlatWiring.of(structures, reverse_edges=reverse_edges)
+    sources, targets, first = [], [], 0
+    for topology, count in structures:
+        for _ in range(count):
+            source, target = ends_of_edges(topology, reverse_edges=reverse_edges)
+            sources.append(source + first)
+            targets.append(target + first)
+            first += topology.num_nodes
+    place = torch.empty(first, dtype=torch.int64)
+    place[wiring.nodes[:first]] = torch.arange(first)
+    edges = wiring.edges[: wiring.num_real_edges]
+    return wiring, place[torch.cat(sources)[edges]], place[torch.cat(targets)[edges]]
+
+
+both_ways = pytest.mark.parametrize("reverse_edges", [False, True], ids=["forward", "both-ways"])
+
+
+@both_ways
+def test_in_a_flat_graph_too_each_edge_gets_its_own_target_and_source(reverse_edges):
+    wiring, source, target = flat_ends(reverse_edges=reverse_edges)
+    assert sorted(wiring.edges[: len(source)].tolist()) == list(range(len(source)))
+    assert sorted(wiring.nodes[: wiring.num_real_nodes].tolist()) == list(range(wiring.num_real_nodes))
+    nodes = random(wiring.num_nodes, 1, 2 * CHANNELS)
+    expected = nodes[target, :, :CHANNELS] + nodes[source, :, CHANNELS:]
+    torch.testing.assert_close(SumOfEnds.apply(nodes, wiring)[: len(source)], expected)
+
+
+@both_ways
+def test_in_a_flat_graph_too_each_node_aggregates_all_edges_that_enter_it_and_no_others(reverse_edges):
+    wiring, _, target = flat_ends(reverse_edges=reverse_edges)
+    film, ends = random(wiring.num_edges, 1, 2 * CHANNELS), random(wiring.num_edges, 1, CHANNELS, seed=1)
+    messages = (film[..., :CHANNELS] * ends + film[..., CHANNELS:])[: len(target)]
+    received = Aggregate.apply(film, ends, wiring).unflatten(-1, (4, CHANNELS))
+    for node in range(wiring.num_nodes):
+        mine = messages[target == node]
+        assert len(mine) == wiring.degree[node]
+        if len(mine) == 0:
+            assert received[node].eq(0).all()
+            continue
+        deviation = mine.std(0, correction=0)
+        expected = [mine.mean(0), mine.amin(0), mine.amax(0), deviation.where(deviation**2 > SMALLEST_VARIANCE, 0)]
+        torch.testing.assert_close(received[node], torch.stack(expected, 1))
+
+
+def test_the_gradients_in_a_flat_graph_are_those_of_finite_differences():
+    wiring, _, _ = flat_ends(reverse_edges=True)
+    film = random(wiring.num_edges, 1, 2 * CHANNELS).requires_grad_()
+    ends = random(wiring.num_edges, 1, CHANNELS, seed=1).requires_grad_()
+    nodes = random(wiring.num_nodes, 1, 2 * CHANNELS, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda f, e: Aggregate.apply(f, e, wiring), (film, ends), fast_mode=True)
+    real = wiring.num_real_edges
+    assert torch.autograd.gradcheck(lambda n: SumOfEnds.apply(n, wiring)[:real], (nodes,), fast_mode=True)
+
+
+def test_a_flat_graph_is_padded_to_whole_rows():
+    wiring, source, _ = flat_ends(reverse_edges=False)
+    assert wiring.num_nodes % FLAT_ROWS == wiring.num_edges % FLAT_ROWS == 0
+    assert wiring.num_real_edges == len(source) < wiring.num_edges
+    assert wiring.num_real_nodes < wiring.num_nodes
+
+
+def test_means_nodes_and_chosen_nodes_of_each_graph_are_those_of_its_part():
+    structures = list(zip(TOPOLOGIES.values(), COPIES, strict=True))
+    flat = FlatWiring.of(structures, reverse_edges=False)
+    whole = random(sum(topology.num_nodes * count for topology, count in structures), CHANNELS)
+    places = torch.arange(len(whole)) % 5 - 2
+    nodes, means, pooled, chosen = whole[flat.nodes].unsqueeze(1), [], [], []
+    graphs, graph_places = (list(rows.split(flat.nodes_of_graph.tolist())) for rows in (whole, places))
+    for mine, its_places in zip(graphs, graph_places, strict=True):
+        its_places[its_places >= 0] = -1
+        its_places[3], its_places[1] = 0, 2
+        pooled.append(mine.mean(0))
+        means.append(mine.mean().expand(len(mine)))
+        chosen.append(torch.cat([mine[3], torch.zeros(CHANNELS), mine[1]]))
+    torch.testing.assert_close(flat.pool(nodes), torch.stack(pooled))
+    torch.testing.assert_close(flat.graph_mean(nodes)[: len(whole), 0, 0], torch.cat(means)[flat.nodes[: len(whole)]])
+    torch.testing.assert_close(flat.concatenate(nodes, places[flat.nodes], num_places=3), torch.stack(chosen))
+    assert all(torch.equal(mine, other) for mine, other in zip(flat.split(nodes), graphs, strict=True))
+
+
+def test_nodes_of_one_structure_are_pooled_split_and_concatenated_graph_by_graph():
+    topology = residual_topology()
+    wiring, nodes = Wiring.of(topology, False), random(topology.num_nodes, NUM_GRAPHS, CHANNELS)
+    places = torch.full((topology.num_nodes,), -1)
+    places[3], places[1] = 0, 2
+    chosen = torch.cat([nodes[3], torch.zeros(NUM_GRAPHS, CHANNELS), nodes[1]], 1)
+    torch.testing.assert_close(wiring.concatenate(nodes, places, num_places=3), chosen)
+    torch.testing.assert_close(wiring.pool(nodes), nodes.mean(0))
+    assert all(torch.equal(mine, nodes[:, graph]) for graph, mine in enumerate(wiring.split(nodes)))
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+def test_reversed_edges_stand_block_by_block_sorted_by_what_was_their_source(topology):
+    _, target = edge_index(topology)
+    both_source, _ = ends_of_edges(topology, reverse_edges=True)
+    assert torch.equal(target[reversal(topology)], both_source[topology.num_edges :])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.ng_gnn import NGGNN, GraphNetwork, Vocabulary
+from baselines import ng_gnn
+from baselines.ng_gnn import NGGNN, GraphNetwork, Vocabulary, position_rows
 from baselines.training import in_float64, seeded
 from ngbench.errors import ConfigError, GraphError, MethodError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology, symmetry
@@ -17,13 +18,16 @@ from ngbench.loading import GraphDataset, Normalization
 from ngbench.methods import Budget, RunContext
 from ngbench.metrics import KENDALL_TAU
 from ngbench.testing import (
+    ALL_FAMILIES,
     ONE_STRUCTURE,
+    OTHER_FAMILIES,
     PROBLEM,
     SEVERAL_STRUCTURES,
     cnn_topology,
     fake_dataset,
     fake_graphs,
     mlp_topology,
+    residual_topology,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -173,7 +177,8 @@ def test_unknown_options_are_refused(option, message):
 @pytest.mark.parametrize("name", ["ng-gnn-cnn", "ng-gnn-inr"])
 def test_nodes_and_edges_enter_the_first_layer_as_in_the_authors_code(name):
     parameters, config, networks, file = reference(name)
-    nodes, edges = NGGNN.from_reference(parameters, config).module.encode(networks.bundles[0])
+    module = NGGNN.from_reference(parameters, config).module
+    nodes, edges = module.encode(*module.read(networks.batch()))
     np.testing.assert_allclose(nodes[:, 0].detach(), file["graph/node_features"], atol=1e-6)
     if "graph/edge_features" in file:
         np.testing.assert_allclose(edges[:, 0].detach(), file["graph/edge_features"], atol=1e-6)
@@ -199,28 +204,7 @@ def test_an_option_of_the_authors_that_is_not_there_is_refused(section, name, va
         NGGNN.from_reference(parameters, config)
 
 
-def residual_topology():
-    """A convolution with a shortcut of ones around it, then a linear head."""
-    names = ("stem", "conv", "head")
-    bias = {name: (NodeFeature("bias", ParameterView(f"{name}.bias")),) for name in names}
-    groups = (
-        NodeGroup("input", 2, "input", "none", 0),
-        NodeGroup("stem", 4, "hidden", "relu", 1, bias["stem"]),
-        NodeGroup("conv", 4, "hidden", "relu", 2, bias["conv"]),
-        NodeGroup("head", 3, "output", "none", 3, bias["head"]),
-    )
-    blocks = (
-        EdgeBlock("stem", "input", "stem", "dense", "conv", (3, 1), ParameterView("stem.weight")),
-        EdgeBlock("conv", "stem", "conv", "dense", "conv", (3, 3), ParameterView("conv.weight")),
-        EdgeBlock("shortcut", "stem", "conv", "diagonal", "identity"),
-        EdgeBlock("head", "conv", "head", "dense", "linear", (), ParameterView("head.weight")),
-    )
-    weights = dict(zip(names, ((4, 2, 3, 1), (4, 4, 3, 3), (3, 4)), strict=True))
-    parameters = tuple((f"{n}.{kind}", weights[n][:axes]) for n in names for kind, axes in (("weight", 4), ("bias", 1)))
-    return Topology(groups, blocks, parameters)
-
-
-TOPOLOGIES = (*SEVERAL_STRUCTURES, residual_topology())
+TOPOLOGIES = ALL_FAMILIES
 OPTIONS = {
     "default": NGGNN.Config(),
     "paper": NGGNN.Config.paper(),
@@ -316,13 +300,35 @@ def test_a_diverged_network_is_read_within_limits():
     assert np.abs(outputs(untrained(replace(SMALL, clip=0.0)), diverged)).max() > 1e6
 
 
-def test_more_inputs_or_outputs_or_a_larger_kernel_than_in_training_are_refused(fitted):
-    with pytest.raises(GraphError, match=r"a network has 12 output nodes; expected at most 5, as in training"):
-        fitted.predict(fake_dataset([cnn_topology((1, 3), num_classes=12, kernel=(2, 2))], num_graphs=2))
-    with pytest.raises(GraphError, match=r"a network has 10 input nodes; expected at most 9, as in training"):
-        fitted.predict(fake_dataset([mlp_topology((10, 3, 2))], num_graphs=2))
-    with pytest.raises(GraphError, match=r"kernel \(5, 5\) does not fit into \(3, 2\)"):
-        fitted.predict(fake_dataset([cnn_topology((1, 3), num_classes=2, kernel=(5, 5))], num_graphs=2))
+def test_more_inputs_or_outputs_than_in_training_take_the_last_embedding():
+    vocabulary = Vocabulary.of(fake_dataset(SEVERAL_STRUCTURES), reverse_edges=False)
+    assert (vocabulary.num_inputs, vocabulary.num_hidden_layers, vocabulary.num_outputs) == (9, 3, 5)
+    rows = position_rows(vocabulary, mlp_topology((11, 2, 1, 1, 1, 7)))
+    assert rows.tolist() == [*range(9), 8, 8, 9, 9, 10, 11, 11, 12, 13, 14, 15, 16, 16, 16]
+
+
+def test_a_kernel_larger_than_in_training_is_read_around_its_centre():
+    module = untrained(topologies=[cnn_topology((1, 4), num_classes=2, kernel=(3, 2))])
+    graphs = fake_graphs([cnn_topology((1, 4), num_classes=2, kernel=(5, 5))], num_graphs=3)
+    rows = torch.stack([graph.row() for graph in graphs]).double()
+    slot = graphs[0].topology.slots[graphs[0].topology.slot_index["conv0", None]]
+    border, inside = rows[1].clone(), rows[2].clone()
+    border[slot.start] += 1  # a corner of the first kernel
+    inside[slot.start + 12] += 1  # its centre
+
+    def read(row):
+        return outputs(module, GraphDataset.from_graphs([NeuralGraph.from_row(graphs[0].topology, row)]))
+
+    np.testing.assert_array_equal(read(border), read(rows[1]))
+    assert np.abs(read(inside) - read(rows[2])).max() > 1e-6
+
+
+def test_more_outputs_than_in_training_cannot_be_concatenated():
+    module = untrained(replace(SMALL, pooling="cat"), topologies=SEVERAL_STRUCTURES)
+    with pytest.raises(
+        GraphError, match=r"a network has 12 output nodes, .* expected at most 5, as in training: use pooling 'mean'"
+    ):
+        outputs(module, fake_dataset([mlp_topology((3, 4, 12))], num_graphs=2))
 
 
 def test_wider_and_deeper_networks_than_in_training_are_read(fitted):
@@ -346,3 +352,77 @@ def test_the_options_of_the_paper():
 def test_embeddings_need_a_fit_too():
     with pytest.raises(MethodError, match="ng-gnn has not been fitted; expected a call of fit before this one"):
         NGGNN().embed(fake_dataset())
+
+
+@pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS)
+def test_one_flat_graph_gives_the_numbers_and_gradients_of_bundle_by_bundle(config, monkeypatch):
+    module, batch = (
+        in_float64(untrained(config)),
+        fake_dataset(TOPOLOGIES, num_graphs=13, seed=1).batch().to("cpu", torch.float64),
+    )
+    found = []
+    for graphs_per_structure, num_readings in ((0, len(batch.bundles)), (100, 1)):
+        monkeypatch.setattr(ng_gnn, "GRAPHS_PER_STRUCTURE", graphs_per_structure)
+        assert len(module.read(batch)) == num_readings
+        module.zero_grad()
+        values = module(batch)
+        values.square().sum().backward()
+        found.append([values.detach(), *(p.grad for p in module.parameters() if p.grad is not None)])
+    for side_by_side, flat in zip(*found, strict=True):
+        torch.testing.assert_close(flat, side_by_side, rtol=1e-10, atol=1e-10 * float(side_by_side.abs().max()))
+
+
+@pytest.mark.parametrize("graphs_per_structure", [0, 100], ids=["bundles", "flat"])
+def test_embeddings_of_both_readings_stand_in_the_order_of_the_networks(graphs_per_structure, monkeypatch, fitted):
+    networks = GraphDataset.from_graphs(fake_graphs(SEVERAL_STRUCTURES, num_graphs=9, seed=8))
+    embedded, nodes = fitted.embed(networks), fitted.embed_nodes(networks)
+    monkeypatch.setattr(ng_gnn, "GRAPHS_PER_STRUCTURE", graphs_per_structure)
+    np.testing.assert_allclose(fitted.embed(networks), embedded, atol=1e-12)
+    for mine, other in zip(fitted.embed_nodes(networks), nodes, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-12)
+
+
+def test_many_networks_of_few_structures_are_read_bundle_by_bundle_and_others_as_one():
+    module = untrained()
+    num_graphs = len(SEVERAL_STRUCTURES) * ng_gnn.GRAPHS_PER_STRUCTURE
+    assert len(module.read(fake_dataset(SEVERAL_STRUCTURES, num_graphs=num_graphs).batch())) == 3
+    assert len(module.read(fake_dataset(SEVERAL_STRUCTURES, num_graphs=9).batch())) == 1
+    assert len(module.read(fake_dataset(ONE_STRUCTURE, num_graphs=2).batch())) == 1
+
+
+@pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS)
+def test_a_family_that_training_lacked_is_read(config):
+    module = untrained(config, topologies=SEVERAL_STRUCTURES)
+    assert not module.vocabulary.operations
+    networks = fake_dataset(OTHER_FAMILIES, num_graphs=8)
+    assert np.isfinite(outputs(module, networks)).all()
+    assert np.ptp(outputs(module, networks), axis=0).min() > 1e-4
+
+
+def test_the_operations_of_blocks_are_told_apart():
+    first = residual_topology()
+    blocks = [replace(block, operation="gate") if block.operation == "residual" else block for block in first.blocks]
+    gated = replace(first, blocks=tuple(blocks))
+    row = fake_graphs([first], num_graphs=1)[0].row()
+    networks = GraphDataset.from_graphs([NeuralGraph.from_row(topology, row) for topology in (first, gated)])
+    module = untrained()
+    assert module.vocabulary.operations == ("attention", "batch_norm", "positional", "residual")
+    residual, unknown = outputs(module, networks)
+    assert np.abs(residual - unknown).max() > 1e-4
+
+
+def test_without_unusual_operations_the_model_has_no_embedding_of_them():
+    assert untrained(topologies=SEVERAL_STRUCTURES).operation.shape == (0, 6)
+
+
+def test_running_moments_and_shared_numbers_are_read():
+    (graph,) = fake_graphs(OTHER_FAMILIES[:1], num_graphs=1)
+    module = untrained()
+    assert module.vocabulary.features == ("bias", "running_mean", "running_var", "slope")
+    before = outputs(module, GraphDataset.from_graphs([graph]))
+    for feature in ("running_mean", "running_var", "slope"):
+        slot = graph.topology.slots[graph.topology.slot_index["norm", feature]]
+        row = graph.row()
+        row[slot.start] += 0.5
+        after = outputs(module, GraphDataset.from_graphs([NeuralGraph.from_row(graph.topology, row)]))
+        assert np.abs(after - before).max() > 1e-6, feature

@@ -234,3 +234,17 @@ def test_memory_is_kept_where_libc_offers_it_and_nothing_breaks_elsewhere(monkey
     assert isinstance(training.keep_memory(), bool)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert training.keep_memory.__wrapped__() is False
+
+
+def test_large_networks_are_predicted_few_at_once(monkeypatch):
+    networks = fake_dataset(num_graphs=23)
+    num_edges = networks.bundles[0].topology.num_edges
+    for most_edges, sizes in ((2**17, [23]), (7 * num_edges, [7, 7, 7, 2]), (1, [1] * 23)):
+        monkeypatch.setattr(training, "PREDICTION_EDGES", most_edges)
+        assert [len(batch) for _, batch in training.prediction_batches(networks)] == sizes
+
+
+@pytest.mark.parametrize(("num_networks", "expected"), [(3381, 64), (2048, 64), (1090, 34), (512, 16), (40, 16)])
+def test_few_networks_are_trained_on_in_smaller_batches(num_networks, expected):
+    assert Training(batch_size=64).networks_in_step(num_networks) == expected
+    assert Training(batch_size=8).networks_in_step(num_networks) == 8

@@ -129,3 +129,12 @@ def test_a_seed_gives_the_same_predictions_twice_and_another_seed_others(splits)
     test = splits[2]
     np.testing.assert_array_equal(fitted(splits, seed=3).predict(test), fitted(splits, seed=3).predict(test))
     assert not np.array_equal(fitted(splits, seed=3).predict(test), fitted(splits, seed=4).predict(test))
+
+
+def test_a_column_that_all_training_networks_lack_is_left_out(splits):
+    def with_heads(dataset, heads):
+        return replace(dataset, hyperparameters={**dataset.hyperparameters, "num_heads": np.full(len(dataset), heads)})
+
+    train, val, test = splits
+    method = fitted((with_heads(train, np.nan), with_heads(val, np.nan)))
+    np.testing.assert_array_equal(method.predict(with_heads(test, 4.0)), fitted(splits).predict(test))

@@ -7,10 +7,29 @@ import pytest
 import torch
 
 from baselines import boosting
-from baselines.weight_statistics import NUM_STATISTICS, WeightStatistics, layers_of, statistics
+from baselines.weight_statistics import (
+    NUM_STATISTICS,
+    StatisticsByKind,
+    StatisticsByLayer,
+    WeightStatistics,
+    kinds_of,
+    layers_of,
+    statistics,
+)
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, RunContext
-from ngbench.testing import ONE_STRUCTURE, PROBLEM, SEVERAL_STRUCTURES, cnn_topology, fake_dataset, fake_graphs, mlp_topology
+from ngbench.testing import (
+    ALL_FAMILIES,
+    ONE_STRUCTURE,
+    OTHER_FAMILIES,
+    PROBLEM,
+    SEVERAL_STRUCTURES,
+    cnn_topology,
+    fake_dataset,
+    fake_graphs,
+    mlp_topology,
+    residual_topology,
+)
 
 NUM_GRAPHS = 31
 CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=1, num_candidates=2))
@@ -95,7 +114,7 @@ def test_what_a_network_lacks_is_missing_and_nothing_else():
 
 
 def test_predictions_beat_chance_on_one_structure_and_on_several():
-    for topologies in (ONE_STRUCTURE, SEVERAL_STRUCTURES):
+    for topologies in (ONE_STRUCTURE, ALL_FAMILIES):
         train, val, test = (fake_dataset(topologies, num_graphs=size, seed=size) for size in (151, 53, 47))
         method = WeightStatistics()
         method.fit(PROBLEM, train, val, CONTEXT)
@@ -123,3 +142,71 @@ def test_hyperparameters_are_never_read():
     other = WeightStatistics()
     other.fit(PROBLEM, train, val, CONTEXT)
     np.testing.assert_array_equal(method.predict(replace(test, hyperparameters={})), other.predict(test))
+
+
+def columns_of(table, read, kind):
+    """What `StatisticsByKind` gives of one kind, as first, last, mean and counts."""
+    width = 3 * NUM_STATISTICS + 2
+    columns = table[:, width * read.kinds.index(kind) : width * (read.kinds.index(kind) + 1)]
+    return *np.split(columns[:, :-2], 3, axis=1), columns[:, -2:]
+
+
+def test_one_structure_is_read_by_layer_and_several_by_kind():
+    for topologies, expected in ((ONE_STRUCTURE, StatisticsByLayer), (SEVERAL_STRUCTURES, StatisticsByKind)):
+        train = fake_dataset(topologies, num_graphs=61)
+        method = WeightStatistics()
+        method.fit(PROBLEM, train, train, CONTEXT)
+        assert isinstance(method.read, expected)
+
+
+def test_statistics_by_kind_are_those_of_numpy_for_first_last_and_all_layers():
+    dataset = fake_dataset(ALL_FAMILIES, num_graphs=NUM_GRAPHS)
+    read = StatisticsByKind.of(dataset)
+    assert read.kinds == ("batch_norm", "bias", "positional", "running_mean", "running_var", "slope", "weight")
+    table = read(dataset)
+    graphs = fake_graphs(ALL_FAMILIES, num_graphs=NUM_GRAPHS)
+    (row,) = [i for i in range(6) if graphs[i].topology == residual_topology()]
+    fan_ins = {"stem": 9, "conv0": 4 * 6, "conv1": 3 * 4, "head": 4}
+    weights = [of_one_array(graphs[row].block(name) * np.sqrt(fan_in)) for name, fan_in in fan_ins.items()]
+    first, last, mean, counts = (part[row] for part in columns_of(table, read, "weight"))
+    np.testing.assert_allclose(first, weights[0], rtol=1e-5)
+    np.testing.assert_allclose(last, weights[-1], rtol=1e-5)
+    np.testing.assert_allclose(mean, np.mean(weights, axis=0), rtol=1e-5)
+    assert counts.tolist() == [4, 36 + 72 + 48 + 20]
+    scale = of_one_array(graphs[row].block("norm"))
+    np.testing.assert_allclose([part[row] for part in columns_of(table, read, "batch_norm")[:3]], [scale] * 3, rtol=1e-6)
+    biases = [of_one_array(graphs[row].node_feature(name, "bias")) for name in ("stem", "norm", "head")]
+    np.testing.assert_allclose(columns_of(table, read, "bias")[2][row], np.mean(biases, axis=0), rtol=1e-6)
+
+
+def test_a_kind_that_a_network_lacks_is_missing_and_counts_as_none():
+    dataset = fake_dataset(ALL_FAMILIES, num_graphs=NUM_GRAPHS)
+    read = StatisticsByKind.of(dataset)
+    first, last, mean, counts = columns_of(read(dataset), read, "running_var")
+    has_it = np.arange(NUM_GRAPHS) % len(ALL_FAMILIES) == 4
+    for part in (first, last, mean):
+        np.testing.assert_array_equal(np.isnan(part).all(axis=1), ~has_it)
+        np.testing.assert_array_equal(np.isnan(part).any(axis=1), ~has_it)
+    np.testing.assert_array_equal(counts, np.where(has_it[:, None], (1, 3), 0))
+
+
+def test_kinds_that_training_lacked_are_left_out():
+    read = StatisticsByKind.of(fake_dataset(SEVERAL_STRUCTURES, num_graphs=NUM_GRAPHS))
+    assert read.kinds == ("bias", "weight")
+    assert np.isfinite(read(fake_dataset(OTHER_FAMILIES, num_graphs=6))).all()
+
+
+def test_statistics_by_kind_are_bitwise_invariant_and_those_of_each_network_alone():
+    graphs = fake_graphs(ALL_FAMILIES, num_graphs=NUM_GRAPHS, seed=2)
+    dataset = GraphDataset.from_graphs(graphs)
+    read = StatisticsByKind.of(dataset)
+    np.testing.assert_array_equal(read(dataset.scrambled(salt="a")), read(dataset))
+    alone = np.concatenate([read(GraphDataset.from_graphs([graph])) for graph in graphs])
+    np.testing.assert_array_equal(alone, read(dataset))
+
+
+def test_layers_of_one_kind_stand_in_the_order_of_their_depth():
+    kinds = kinds_of(mlp_topology((3, *[2] * 11, 4)))
+    assert [slot.owner for (kind, _), slots in sorted(kinds.items()) if kind == "weight" for slot in slots] == [
+        f"linear{i}" for i in range(12)
+    ]

@@ -72,6 +72,13 @@ def test_evaluate_exits_with_one_where_a_number_differs(finished, small_zoo_path
     assert "stored 0.99" in ngbench("evaluate", folder, "--zoo", small_zoo_path, exit_code=1).stdout
 
 
+def test_a_run_on_another_split_says_so_and_is_evaluated_on_it(split_zoo_path, tmp_path):
+    shown = ngbench("run", "--method", "mean", "--zoo", split_zoo_path, "--out", tmp_path, "--split", "tanh-held-out").stdout
+    assert "generalization on small v1, tanh-held-out: " in shown
+    folder = tmp_path / "generalization/small-v1-tanh-held-out/mean"
+    assert "all 8 scores" in ngbench("evaluate", folder, "--zoo", split_zoo_path).stdout
+
+
 def test_a_method_of_ones_own_runs_from_the_current_folder(small_zoo_path, tmp_path):
     (tmp_path / "my_file.py").write_text(METHOD_FILE)
     command = [sys.executable, "-m", "ngbench.cli", "run", "--method", "my_file:Sparsity", "--zoo", str(small_zoo_path)]
@@ -86,17 +93,18 @@ def test_a_method_of_ones_own_runs_from_the_current_folder(small_zoo_path, tmp_p
     [
         (["run", "--method", "ng-gn"], "unknown method 'ng-gn': did you mean 'ng-gnn'?"),
         (["run", "--method", "mean", "--task", "retrival"], "unknown task 'retrival'"),
-        (["run", "--method", "mean", "--zoo", "digits-cn"], "did you mean 'digits-cnn'?"),
+        (["run", "--method", "mean", "--zoo", "digits-cn"], "did you mean 'digits-cnn'"),
         (["run", "--method", "mean", "--zoo", "gone.h5"], "gone.h5"),
         (["run", "--method", "no_such_module:Method"], "no_such_module"),
         (["run", "--method", "json:dumps"], "expected a class with info, fit and predict"),
+        (["run", "--method", "mean", "--split", "narrow-to-wide"], "zoo 'digits-cnn' has no split 'narrow-to-wide'"),
         (["run", "--method", "mean", "--device", "tpu9"], "device is 'tpu9'; expected one that this machine has"),
         (["run", "--method", "mean", "--seeds", "one"], "'one' is no list of seeds"),
         (["run", "--method", "flat-mlp", "--set", "depth"], "setting 'depth' has no value; expected KEY=VALUE"),
         (["run", "--method", "flat-mlp", "--set", "no_such=3"], "has no setting 'no_such'; expected one of"),
         (["evaluate", "no/such/folder"], "no/such/folder has no result.json"),
-        (["zoo", "info", "digits-cn"], "did you mean 'digits-cnn'?"),
-        (["zoo", "generate", "digits-cn"], "did you mean 'digits-cnn'?"),
+        (["zoo", "info", "digits-cn"], "did you mean 'digits-cnn'"),
+        (["zoo", "generate", "digits-cn"], "did you mean 'digits-cnn'"),
         (["zoo", "verify", "gone.h5"], "gone.h5"),
     ],
 )

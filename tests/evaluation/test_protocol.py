@@ -11,6 +11,7 @@ from scipy.stats import kendalltau
 import ngbench
 from ngbench.errors import ConfigError, NgbenchError, PredictionsError, ResultError, SplitError, UnknownNameError
 from ngbench.evaluation import Predictions, Result, protocol, rescore, run_beside_baselines
+from ngbench.evaluation.plots import draw_predictions
 from ngbench.evaluation.result import Spread
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, methods
@@ -234,6 +235,35 @@ def test_unknown_names_come_with_suggestions(tmp_path, arguments, message):
         ngbench.run(**arguments, out=tmp_path)
 
 
+def test_a_run_on_another_split_fits_and_scores_its_parts_in_a_folder_of_its_own(split_zoo_path, tmp_path):
+    zoo = open_zoo(split_zoo_path)
+    default = ngbench.run("test-recorder", "test-quick", split_zoo_path, out=tmp_path)
+    CALLS.clear()
+    result = ngbench.run("test-recorder", "test-quick", split_zoo_path, split="tanh-held-out", out=tmp_path)
+    num_train, num_val, num_test = (len(zoo.split(part, "tanh-held-out")) for part in ("train", "val", "test"))
+    assert [call for call in CALLS if call[0] == "fit"] == [("fit", 0, True, True, num_train, num_val)]
+    assert (default.split, result.split) == ("default", "tanh-held-out")
+    assert result.seeds[0].num_test == num_test == (zoo.metadata["activation"] == "tanh").sum()
+    folder = tmp_path / "test-quick/small-v1-tanh-held-out/test-recorder"
+    assert Result.load(folder) == result
+    assert Result.load(tmp_path / FOLDER) == default
+    assert Predictions.load(folder / "seed-0/predictions.npz").about["split"] == "tanh-held-out"
+
+
+def test_a_result_on_another_split_follows_from_its_predictions(split_zoo_path, tmp_path):
+    result = ngbench.run("test-recorder", "test-quick", split_zoo_path, split="tanh-held-out", out=tmp_path)
+    folder = tmp_path / "test-quick/small-v1-tanh-held-out/test-recorder"
+    again, differences = rescore(folder, zoo=open_zoo(split_zoo_path))
+    assert (again, differences) == (result, [])
+    assert draw_predictions(result, open_zoo(split_zoo_path), folder).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_split_that_the_zoo_lacks_is_refused_before_anything_is_fitted(split_zoo_path, tmp_path):
+    with pytest.raises(SplitError, match="zoo 'small' has no split 'wide'; expected one of default, tanh-held-out"):
+        ngbench.run("test-recorder", "test-quick", split_zoo_path, split="wide", out=tmp_path)
+    assert CALLS == []
+
+
 def test_a_zoo_without_the_target_is_refused(small_zoo_path, tmp_path, monkeypatch):
     other = TASKS["generalization"].model_copy(update={"name": "other", "target": "test_loss"})
     monkeypatch.setitem(TASKS._entries, "other", other)
@@ -268,5 +298,6 @@ def test_the_spread_over_seeds_is_the_unbiased_one():
 def test_predictions_name_their_origin(result, tmp_path, small_zoo_path):
     about = Predictions.load(tmp_path / FOLDER / "seed-1" / "predictions.npz").about
     assert about == {
-        "method": "test-recorder", "task": "test-quick", "zoo": "small", "zoo_sha256": open_zoo(small_zoo_path).sha256, "seed": 1,
+        "method": "test-recorder", "task": "test-quick", "zoo": "small", "zoo_sha256": open_zoo(small_zoo_path).sha256,
+        "split": "default", "seed": 1,
     }  # fmt: skip

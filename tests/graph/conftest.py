@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ngbench.graph import trace
+from ngbench.errors import UnsupportedLayerError
+from ngbench.graph import restore, symmetry, trace
+from ngbench.graph.neural_graph import edge_index
+from ngbench.graph.symmetry import GroupElement
 
 NUM_GRAPHS = 2
+SEED = 11
 
 
 class Function(nn.Module):
@@ -51,10 +55,13 @@ class Network:
 
 
 def randomize(module, *, seed):
-    """All parameters redrawn in float64, so that no two are equal and none is zero."""
+    """All parameters redrawn in float64, so that no two are equal and none is zero; statistics are positive."""
     generator = torch.Generator().manual_seed(seed)
     module.double()
     with torch.no_grad():
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.rand(buffer.shape, generator=generator, dtype=torch.float64) + 0.5)
         for parameter in module.parameters():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / fan_in**0.5)
@@ -62,9 +69,72 @@ def randomize(module, *, seed):
 
 
 def make_network(module, *shapes, group="1", seed=0):
+    """A network with random inputs of some shapes; a tensor among them is an input itself."""
     generator = torch.Generator().manual_seed(seed + 1)
-    inputs = tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    inputs = tuple(
+        shape if isinstance(shape, Tensor) else torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
     return Network(randomize(module, seed=seed), inputs, group)
+
+
+def difference(outputs, others):
+    """Largest difference of two networks' outputs, relative to the largest output."""
+    return float((outputs - others).abs().max() / outputs.abs().max())
+
+
+def assert_laws(network):
+    """The graph gives its module back, and its symmetry group keeps the function, which nothing outside of it does."""
+    state_dict, topology = network.module.state_dict(), network.graph.topology
+    restored = restore(network.graph)
+    assert list(restored) == list(state_dict)
+    assert all(torch.equal(restored[path], entry) for path, entry in state_dict.items())
+    assert edge_index(topology).shape == (2, topology.num_edges)
+    assert all(topology.block_shape(block.name)[1] > 0 for block in topology.blocks)
+    group = symmetry.group(topology)
+    assert str(group) == network.group
+    element = group.sample(SEED)
+    permuted = element.act_state_dict(state_dict)
+    assert list(permuted) == list(state_dict)
+    assert difference(network.outputs(), network.outputs(permuted)) < 1e-10
+    acted = copy.deepcopy(network.module)
+    acted.load_state_dict(permuted)
+    assert trace(acted, network.inputs).equal(element.act(network.graph))
+    for name, rotation in rotations(topology).items():
+        moved = rotation.act_state_dict(state_dict)
+        if any(not torch.equal(moved[path], entry) for path, entry in state_dict.items()):
+            changes = difference(network.outputs(), network.outputs(moved)) > 1e-6
+            assert changes is not belongs(group, rotation), f"{name} {'changes' if changes else 'keeps'} the function"
+
+
+def rotations(topology):
+    """Elements that may be outside the symmetry group: each index moved on by one, wherever it stands and in one group alone."""
+    indices = {group.name: topology.indices_of(group.name) for group in topology.groups}
+    found = {}
+    for index in dict.fromkeys(index for group in indices.values() for index in group if index.size > 1):
+        names = [name for name, own in indices.items() if index in own]
+        found[f"index {index.name}"] = GroupElement(topology, {name: rolled(indices[name], index) for name in names})
+    for name, own in indices.items():
+        for index in own:
+            found[f"index {index.name} of {name} alone"] = GroupElement(topology, {name: rolled(own, index)})
+    return found
+
+
+def rolled(indices, moved):
+    """The permutation of a group's nodes that moves one of its indices on by one."""
+    sizes = [index.size for index in indices]
+    axes = [axis for axis, index in enumerate(indices) if index == moved]
+    return torch.arange(torch.Size(sizes).numel()).view(sizes).roll([1] * len(axes), axes).flatten()
+
+
+def belongs(group, element):
+    """Whether an element moves nothing but one whole index that is free to move."""
+    topology = group.topology
+    moved = {name for name, permutation in element.permutations.items() if topology.group(name).size > 1}
+    return any(
+        moved == {g.name for g in topology.groups if index in topology.indices_of(g.name)}
+        and all(torch.equal(element.permutations[name], rolled(topology.indices_of(name), index)) for name in moved)
+        for index in group.indices
+    )
 
 
 def mlp():
@@ -305,7 +375,52 @@ def make():
     return lambda name: NETWORKS[name]()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def function_module():
     """The class `Function`."""
     return Function
+
+
+@pytest.fixture(scope="session")
+def check():
+    """Makes a network of a module and input shapes, asserts the laws for its printed group, and gives its topology."""
+
+    def check(module, *shapes, group):
+        network = make_network(module, *shapes, group=group)
+        assert_laws(network)
+        return network.graph.topology
+
+    return check
+
+
+@pytest.fixture
+def groups_of():
+    """Size, role, activation and indices of each group of a topology."""
+    return lambda topology: {group.name: (group.size, group.role, group.activation, group.indices) for group in topology.groups}
+
+
+@pytest.fixture
+def blocks_of():
+    """Source, target, pattern, operation, kernel and shared indices of each block of a topology."""
+    return lambda topology: {
+        block.name: (block.source, block.target, block.pattern, block.operation, block.kernel, block.shared)
+        for block in topology.blocks
+    }
+
+
+@pytest.fixture
+def refuses():
+    """Asserts that a module is refused with a text."""
+
+    def refuses(module, *shapes, match):
+        inputs = tuple(shape if isinstance(shape, Tensor) else torch.zeros(shape) for shape in shapes)
+        with pytest.raises(UnsupportedLayerError, match=match):
+            trace(module, inputs)
+
+    return refuses
+
+
+@pytest.fixture
+def make_graph():
+    """The graph of a module, its parameters drawn anew, for inputs of some shapes."""
+    return lambda module, *shapes: make_network(module, *shapes).graph

@@ -5,7 +5,8 @@ import torch
 
 from ngbench.errors import GraphError
 from ngbench.graph import EdgeBlock, NodeFeature, NodeGroup, ParameterView, Topology, restore
-from ngbench.graph.layout import entries_of, pack, show, slots_of, split_rows, unpack
+from ngbench.graph.layout import entries_of, in_order, pack, show, slots_of, split_rows, unpack
+from ngbench.graph.topology import Index
 
 NUM_GRAPHS = 4
 
@@ -106,6 +107,75 @@ def test_rows_of_another_length_are_refused(make):
         GraphError, match=f"value rows have 81 values; expected {3 * 7 + 7 + 7 * 5 + 5 + 5 * 2 + 2} for this topology"
     ):
         unpack(topology, torch.zeros(NUM_GRAPHS, 81))
+
+
+def with_everything():
+    """A topology with a shared feature, a tied path, buffers, an order of its own and a block that stays within two heads."""
+    groups = (
+        NodeGroup("x", 4, "input", "none", 0),
+        NodeGroup("q", 6, "hidden", "tanh", 1, indices=("heads", "units")),
+        NodeGroup("y", 2, "output", "none", 2, (NodeFeature("gain", ParameterView("gain"), shared=True),), ("heads",)),
+    )
+    blocks = (
+        EdgeBlock("q", "x", "q", "dense", "linear", (), ParameterView("q")),
+        EdgeBlock("y", "q", "y", "grouped", "linear", (5,), ParameterView("y", (5, 2, 3), (), (1, 2, 0)), ("heads",)),
+    )
+    indices = (Index("heads", 2, fixed=True), Index("units", 3, ("heads",)))
+    order = ("counter", "y", "gain", "q", "again", "mask")
+    return Topology(
+        groups, blocks, (("q", (6, 4)), ("y", (5, 2, 3)), ("gain", ())), indices, (("again", "q"),), ("mask", "counter"), order
+    )
+
+
+def entries_with_everything():
+    generator = torch.Generator().manual_seed(3)
+    entries = {
+        "q": torch.randn(6, 4, generator=generator),
+        "y": torch.randn(5, 2, 3, generator=generator),
+        "gain": torch.tensor(0.5),
+    }
+    return entries | {"again": entries["q"], "mask": torch.tensor([True, False]), "counter": torch.tensor(17)}
+
+
+def test_a_shared_feature_a_tied_path_and_a_grouped_block_have_one_slot_each():
+    topology, entries = with_everything(), entries_with_everything()
+    gain, q, y = slots_of(topology, entries)
+    assert gain.tolist() == [0.5]
+    assert torch.equal(q[..., 0], entries["q"])
+    assert y.shape == (2, 3, 5)
+    assert all(y[t, s, k] == entries["y"][k, t, s] for t in range(2) for s in range(3) for k in range(5))
+
+
+def test_tied_paths_come_back_as_one_tensor_and_buffers_are_left_to_others():
+    topology, entries = with_everything(), entries_with_everything()
+    again = entries_of(topology, slots_of(topology, entries))
+    assert set(again) == {"q", "y", "gain", "again"}
+    assert again["again"] is again["q"]
+    assert all(torch.equal(again[path], entries[path]) for path in again)
+    assert again["gain"].shape == ()
+
+
+def test_rows_of_networks_with_tied_paths_are_as_long_as_their_parameters():
+    topology, entries = with_everything(), entries_with_everything()
+    stack = {path: torch.stack([entry, 2 * entry]) for path, entry in entries.items() if entry.is_floating_point()}
+    rows = pack(topology, stack)
+    assert rows.shape == (2, 24 + 30 + 1)
+    again = unpack(topology, rows)
+    assert all(torch.equal(again[path], stack[path]) for path in stack)
+
+
+def test_entries_stand_in_the_order_of_the_module():
+    topology, entries = with_everything(), entries_with_everything()
+    assert list(in_order(topology, entries)) == ["counter", "y", "gain", "q", "again", "mask"]
+    assert list(in_order(topology, {"q": entries["q"], "y": entries["y"]})) == ["y", "q"]
+    plain = packed_topology()
+    assert list(in_order(plain, {"bias": torch.zeros(7), "weight": torch.zeros(3, 7)})) == ["bias", "weight"]
+
+
+def test_an_entry_beside_tied_paths_and_buffers_is_refused():
+    topology, entries = with_everything(), entries_with_everything()
+    with pytest.raises(GraphError, match="state dict has entries 'other' that the topology lacks; expected none"):
+        slots_of(topology, {**entries, "other": torch.zeros(3)})
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,77 @@ def test_a_tied_parameter_is_seen_in_the_layout_of_each_of_its_blocks(make):
     assert graph.row().numel() == sum(parameter.numel() for parameter in network.module.parameters())
 
 
+def grouped_network(function_module):
+    """Two convolutions of which the second stays within groups, a norm, one learned number, a mean and a linear layer."""
+    modules = {
+        "a": nn.Conv1d(3, 4, 2), "b": nn.Conv1d(4, 6, 3, groups=2), "n": nn.BatchNorm1d(6), "g": nn.Parameter(torch.zeros(1)),
+        "c": nn.Linear(6, 5),
+    }  # fmt: skip
+    return function_module(lambda s, x: s.c((torch.relu(s.n(s.b(torch.relu(s.a(x))))) * s.g).mean(-1)), **modules)
+
+
+def test_the_edge_table_of_a_grouped_block_agrees_with_a_loop_over_its_weights(function_module, make_graph):
+    module = grouped_network(function_module)
+    graph = make_graph(module, (2, 3, 9))
+    data, topology = graph.to_pyg(), graph.topology
+    place = [block.name for block in topology.blocks].index("b")
+    index, attributes = data.edge_index[:, data.edge_block == place], data.edge_attr[data.edge_block == place]
+    sources, targets, kernels = [], [], []
+    for target in range(6):
+        for source in range(2):
+            sources.append(topology.node_ptr["a"] + 2 * (target // 3) + source)
+            targets.append(topology.node_ptr["b"] + target)
+            kernels.append(module.b.weight[target, source].tolist())
+    assert index.tolist() == [sources, targets]
+    assert attributes.tolist() == kernels
+    assert data.edge_index.shape[1] == topology.num_edges
+    assert data.validate()
+
+
+def test_a_feature_that_all_nodes_share_stands_on_each(function_module, make_graph):
+    module = grouped_network(function_module)
+    graph = make_graph(module, (2, 3, 9))
+    (value,) = module.g.tolist()
+    assert graph.node_feature("g", "g").tolist() == [value] * 6
+    data = graph.to_pyg()
+    assert data.feature_names == ["bias", "g", "running_mean", "running_var"]
+    start = graph.topology.node_ptr["g"]
+    assert data.x[start : start + 6, 1].tolist() == [value] * 6
+    assert data.x[:start, 1].eq(0).all()
+
+
+def test_buffers_are_carried_beside_the_values_and_restored_in_their_place(function_module, make_graph):
+    module = grouped_network(function_module)
+    graph = make_graph(module, (2, 3, 9))
+    module.n.num_batches_tracked += 7
+    again = NeuralGraph.from_state_dict(graph.topology, module.state_dict())
+    assert again.buffers["n.num_batches_tracked"] == 7
+    assert list(restore(again)) == list(module.state_dict())
+    assert again.equal(graph)
+    row = NeuralGraph.from_row(graph.topology, graph.row())
+    assert row.buffers == {}
+    assert list(restore(row)) == [path for path in module.state_dict() if path != "n.num_batches_tracked"]
+
+
+def test_a_state_dict_may_lack_buffers_but_no_parameter(function_module, make_graph):
+    module = grouped_network(function_module)
+    topology = make_graph(module, (2, 3, 9)).topology
+    state_dict = {path: entry for path, entry in module.state_dict().items() if path != "n.num_batches_tracked"}
+    assert NeuralGraph.from_state_dict(topology, state_dict).buffers == {}
+    with pytest.raises(GraphError, match="state dict lacks 'n.running_var'; expected g, a.weight, a.bias, b.weight"):
+        NeuralGraph.from_state_dict(topology, {path: entry for path, entry in state_dict.items() if path != "n.running_var"})
+
+
+def test_an_entry_under_two_names_is_restored_under_both_from_a_row(make_graph):
+    shared = nn.Linear(5, 5)
+    module = nn.Sequential(nn.Linear(3, 5), shared, nn.ReLU(), shared)
+    graph = make_graph(module, (2, 3))
+    restored = restore(NeuralGraph.from_row(graph.topology, graph.row()))
+    assert list(restored) == list(module.state_dict())
+    assert all(torch.equal(entry, module.state_dict()[path]) for path, entry in restored.items())
+    assert graph.row().numel() == sum(parameter.numel() for parameter in module.parameters())
+
+
 def test_node_features_that_a_group_lacks_are_zeros(make):
     network = make("mlp")
     graph = network.graph

@@ -15,6 +15,7 @@ from torch import nn
 from ngbench.errors import GraphError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeGroup, ParameterView, Topology, restore, symmetry, trace
 from ngbench.graph.symmetry import GroupElement
+from ngbench.graph.topology import Index
 
 SEED = 11
 
@@ -108,16 +109,18 @@ def edges(data):
 
 def test_hidden_units_joined_by_an_activation_permute_together(make):
     network = make("two_activations_of_one_layer")
-    group = symmetry.group(network.graph.topology)
-    assert group.factors == (("a", "relu", "tanh"),)
-    element = group.sample(SEED)
-    assert torch.equal(element.permutations["relu"], element.permutations["tanh"])
+    element = symmetry.group(network.graph.topology).sample(SEED)
+    assert set(element.permutations) == {"a", "a:relu", "a:tanh"}
+    assert torch.equal(element.permutations["a:relu"], element.permutations["a:tanh"])
+    assert torch.equal(element.permutations["a:relu"], element.permutations["a"])
 
 
 def test_groups_of_a_tied_parameter_permute_together_and_not_apart(make):
     network = make("layer_called_twice")
     graph = network.graph
-    assert symmetry.group(graph.topology).factors == (("a", "b", "b:2"),)
+    element = symmetry.group(graph.topology).sample(SEED)
+    assert set(element.permutations) == {"a", "b", "b:2"}
+    assert all(torch.equal(permutation, element.permutations["a"]) for permutation in element.permutations.values())
     apart = rotation(graph.topology, "a")
     assert difference(network.outputs(), network.outputs(apart.act_state_dict(network.module.state_dict()))) > 1e-3
 
@@ -125,22 +128,23 @@ def test_groups_of_a_tied_parameter_permute_together_and_not_apart(make):
 def test_units_read_in_two_layouts_by_one_weight_do_not_permute(make):
     network = make("one_weight_in_two_layouts")
     topology = network.graph.topology
-    assert symmetry.group(topology).factors == ()
+    assert symmetry.group(topology).indices == ()
     moved = rotation(topology, "a").act_state_dict(network.module.state_dict())
     assert difference(network.outputs(), network.outputs(moved)) > 1e-3
 
 
 def test_a_hidden_group_joined_to_an_input_stays():
     groups = (
-        NodeGroup("x", 3, "input", "none", 0),
-        NodeGroup("same", 3, "hidden", "none", 1),
+        NodeGroup("x", 3, "input", "none", 0, indices=("x",)),
+        NodeGroup("same", 3, "hidden", "none", 1, indices=("x",)),
         NodeGroup("y", 2, "output", "none", 2),
     )
     blocks = (
         EdgeBlock("same", "x", "same", "diagonal", "identity"),
         EdgeBlock("y", "same", "y", "dense", "linear", (), ParameterView("w")),
     )
-    assert str(symmetry.group(Topology(groups, blocks, (("w", (2, 3)),)))) == "1"
+    assert str(symmetry.group(Topology(groups, blocks, (("w", (2, 3)),), (Index("x", 3, fixed=True),)))) == "1"
+    assert str(symmetry.group(Topology(groups, blocks, (("w", (2, 3)),), (Index("x", 3),)))) == "S_3"
 
 
 def test_the_inverse_undoes_an_element_and_composition_is_acting_in_turn(network):

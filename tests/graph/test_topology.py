@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -10,10 +12,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from ngbench.errors import GraphError
 from ngbench.graph import EdgeBlock, NodeFeature, NodeGroup, ParameterView, Topology, trace
+from ngbench.graph.topology import Index
 
 INPUTS = NodeGroup("x", 3, "input", "none", 0)
 HIDDEN = NodeGroup("a", 5, "hidden", "relu", 1, (NodeFeature("bias", ParameterView("a.bias")),))
@@ -38,13 +43,151 @@ def test_nodes_edges_and_first_nodes_are_counted():
 
 
 def test_a_diagonal_block_has_one_edge_for_each_target():
-    copy = NodeGroup("a:2", 5, "hidden", "tanh", 2)
-    topology = Topology(
-        (INPUTS, HIDDEN, copy, OUTPUTS), (FIRST, EdgeBlock("same", "a", "a:2", "diagonal", "identity"), SECOND), PARAMETERS
-    )
+    units, copy = replace(HIDDEN, indices=("units",)), NodeGroup("a:2", 5, "hidden", "tanh", 2, indices=("units",))
+    blocks = (FIRST, EdgeBlock("same", "a", "a:2", "diagonal", "identity"), SECOND)
+    topology = Topology((INPUTS, units, copy, OUTPUTS), blocks, PARAMETERS, (Index("units", 5),))
     assert topology.block_shape("same") == (5, 1, 1)
+    assert topology.block_sources("same").tolist() == [[0], [1], [2], [3], [4]]
     assert topology.num_edges == 3 * 5 + 5 + 5 * 2
     assert topology.num_values == 135
+
+
+HEADS, QUERIES, VALUES = Index("heads", 2), Index("queries", 3, ("heads",)), Index("values", 5, ("heads",))
+
+
+def heads_topology(**changes):
+    """Units of two heads, the heads slowest in one group and fastest in another; edges stay within a head."""
+    groups = (
+        NodeGroup("x", 4, "input", "none", 0),
+        NodeGroup("q", 6, "hidden", "tanh", 1, indices=("heads", "queries")),
+        NodeGroup("v", 10, "hidden", "none", 2, (NodeFeature("gain", ParameterView("gain"), shared=True),), ("values", "heads")),
+        NodeGroup("y", 7, "output", "none", 3),
+    )
+    blocks = (
+        EdgeBlock("q", "x", "q", "dense", "linear", (), ParameterView("q")),
+        EdgeBlock("v", "q", "v", "grouped", "linear", (2,), ParameterView("v"), ("heads",)),
+        EdgeBlock("y", "v", "y", "dense", "linear", (), ParameterView("y")),
+    )
+    parameters = (("q", (6, 4)), ("v", (10, 3, 2)), ("y", (7, 10)), ("gain", (1,)))
+    indices = (HEADS, QUERIES, VALUES)
+    return replace(Topology(groups, blocks, parameters, indices), **changes)
+
+
+def coordinates(topology, group):
+    """For each node of a group its entry of each of its indices, by name."""
+    indices = topology.indices_of(group)
+    entries = itertools.product(*[range(index.size) for index in indices])
+    return [dict(zip([index.name for index in indices], entry, strict=True)) for entry in entries]
+
+
+def test_a_grouped_block_joins_what_agrees_on_its_shared_indices():
+    topology = heads_topology()
+    sources, targets = coordinates(topology, "q"), coordinates(topology, "v")
+    expected = [[s for s, source in enumerate(sources) if source["heads"] == target["heads"]] for target in targets]
+    assert topology.block_shape("v") == (10, 3, 2)
+    assert topology.block_sources("v").tolist() == expected
+    assert topology.num_edges == 4 * 6 + 10 * 3 + 10 * 7
+
+
+def test_the_sources_of_a_dense_block_are_all():
+    assert TOPOLOGY.block_sources("b").tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4), data=st.data())
+def test_the_sources_of_any_grouped_block_are_those_of_a_loop(sizes, data):
+    indices = [Index(f"i{place}", size) for place, size in enumerate(sizes)]
+    names = [index.name for index in indices]
+
+    def group(name, role):
+        own = data.draw(st.permutations(data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))))
+        return NodeGroup(name, math.prod(sizes[names.index(n)] for n in own), role, "none", 0, indices=tuple(own))
+
+    source, target = group("source", "input"), group("target", "output")
+    shared = tuple(name for name in names if name in source.indices and name in target.indices)
+    block = EdgeBlock("b", "source", "target", "grouped", "identity", (), None, shared)
+    topology = Topology((source, target), (block,), (), tuple(indices))
+    sources, targets = coordinates(topology, "source"), coordinates(topology, "target")
+    expected = [[s for s, a in enumerate(sources) if all(a[name] == b[name] for name in shared)] for b in targets]
+    assert topology.block_sources("b").tolist() == expected
+    assert topology.block_shape("b") == (len(targets), len(expected[0]), 1)
+
+
+def test_a_feature_that_all_nodes_share_is_one_number():
+    slots = [(slot.owner, slot.feature, slot.shape) for slot in heads_topology().slots]
+    assert slots == [("v", "gain", (1,)), ("q", None, (6, 4, 1)), ("v", None, (10, 3, 2)), ("y", None, (7, 10, 1))]
+
+
+def test_the_indices_of_a_group_are_its_own_or_one_that_it_stands_for_itself():
+    topology = heads_topology()
+    assert topology.indices_of("v") == (VALUES, HEADS)
+    assert topology.indices_of("x") == (Index("x", 4, fixed=True),)
+    assert TOPOLOGY.indices_of("a") == (Index("a", 5),)
+
+
+def test_indices_tied_paths_buffers_and_order_come_back_from_json():
+    topology = heads_topology(
+        tied=(("w", "q"),), buffers=("counter",), order=("counter", "q", "w", "v", "y", "gain"),
+        indices=(replace(HEADS, fixed=True), QUERIES, VALUES),
+    )  # fmt: skip
+    again = Topology.from_json(topology.to_json())
+    assert again == topology
+    assert (again.tied, again.buffers, again.order) == (topology.tied, topology.buffers, topology.order)
+    assert again.indices == (Index("heads", 2, fixed=True), QUERIES, VALUES)
+    assert again.edge_block("v").shared == ("heads",)
+    assert again.group("v").features[0].shared is True
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tied": (("w", "q"),)},
+        {"buffers": ("counter",)},
+        {"order": ("gain", "y", "v", "q")},
+        {"indices": (replace(HEADS, fixed=True), QUERIES, VALUES)},
+        {"indices": (HEADS, Index("queries", 3), VALUES)},
+    ],
+)
+def test_what_the_new_fields_hold_is_part_of_the_digest(changes):
+    assert heads_topology(**changes).digest != heads_topology().digest
+
+
+def test_fields_at_their_defaults_leave_no_trace_in_the_text():
+    assert set(json.loads(TOPOLOGY.to_json())) == {"groups", "blocks", "parameters"}
+    explicit = Topology((INPUTS, HIDDEN, OUTPUTS), (FIRST, SECOND), PARAMETERS, (), (), (), ())
+    assert explicit.digest == TOPOLOGY.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"indices": (Index("heads", 4), QUERIES, VALUES)}, r"group 'q' has 6 nodes and indices of sizes \[4, 3\]; exp"),
+        ({"indices": (HEADS, QUERIES)}, "group 'v' names index 'values'; expected one of heads, queries"),
+        (
+            {"blocks": (replace(heads_topology().blocks[1], shared=("queries",)),)},
+            "block 'v' shares index 'queries', which group 'v' lacks; expected both ends to have it",
+        ),
+        (
+            {"blocks": (*heads_topology().blocks, EdgeBlock("again", "q", "q", "diagonal", "identity"),
+                        EdgeBlock("turned", "v", "turned", "diagonal", "identity")),
+             "groups": (*heads_topology().groups, NodeGroup("turned", 10, "hidden", "none", 3, indices=("heads", "values")))},
+            "diagonal block 'turned' joins groups 'v' and 'turned', whose nodes run over different indices; expected the same",
+        ),
+        (
+            {"blocks": (*heads_topology().blocks, EdgeBlock("z", "q", "z", "dense", "linear", (), ParameterView("y"))),
+             "groups": (*heads_topology().groups, NodeGroup("z", 7, "hidden", "none", 3))},
+            "blocks 'y' and 'z' show one parameter, 'y', over indices heads, values and heads, queries, z; expected the same",
+        ),
+    ],
+)  # fmt: skip
+def test_indices_that_contradict_the_groups_and_blocks_are_refused(changes, text):
+    with pytest.raises(GraphError, match=text):
+        heads_topology(**changes)
+
+
+def test_a_diagonal_between_fixed_indices_may_join_different_ones():
+    groups = (NodeGroup("x", 3, "input", "none", 0), NodeGroup("y", 3, "output", "none", 1))
+    topology = Topology(groups, (EdgeBlock("y", "x", "y", "diagonal", "scale", (), ParameterView("w")),), (("w", (3,)),))
+    assert topology.num_edges == 3
 
 
 def test_a_tied_parameter_has_one_slot():
@@ -151,6 +294,13 @@ def test_a_topology_that_contradicts_itself_is_refused(change, text):
         replace(TOPOLOGY, **change)
 
 
+def test_the_inner_shape_of_a_view_comes_back_from_json_and_leaves_no_trace_at_its_default():
+    view = ParameterView("b.weight", (2, 5), ((0, 2), (0, 5)), (1, 0), (2, 5))
+    topology = replace(TOPOLOGY, blocks=(FIRST, replace(SECOND, parameter=view)))
+    assert Topology.from_json(topology.to_json()).edge_block("b").parameter == view
+    assert '"inner"' not in TOPOLOGY.to_json()
+
+
 @pytest.mark.parametrize("part", [{"order": (1, 0)}, {"bounds": ((0, 2),)}])
 def test_a_view_without_a_split_is_refused(part):
     with pytest.raises(GraphError, match=r"view of 'w' has bounds or an order but no split"):
@@ -195,3 +345,8 @@ def test_text_that_is_no_topology_is_refused(text, problem):
 def test_json_that_contradicts_itself_is_refused_as_a_topology_is():
     with pytest.raises(GraphError, match="'b.weight' has 10 elements, of which the topology shows 20"):
         Topology.from_json(TOPOLOGY.to_json().replace('"size":2', '"size":4'))
+
+
+def test_an_inner_shape_stands_beside_bounds_and_an_order():
+    with pytest.raises(GraphError, match="view of 'w' has an inner shape but no bounds or order"):
+        ParameterView("w", (6, 5), inner=(2, 3, 5))

@@ -5,8 +5,11 @@ import torch
 
 from ngbench.errors import GraphError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology
+from ngbench.graph.neural_graph import largest_kernel
+from ngbench.graph.topology import Index
 from ngbench.loading import GraphBatch, GraphBundle, GraphDataset
-from ngbench.testing import ONE_STRUCTURE, SEVERAL_STRUCTURES, fake_graphs
+from ngbench.loading.batch import fit_kernel
+from ngbench.testing import ALL_FAMILIES, ONE_STRUCTURE, SEVERAL_STRUCTURES, attention_topology, fake_graphs
 
 NUM_GRAPHS = 11
 
@@ -17,30 +20,36 @@ def bundle_of(topology):
     return graphs, GraphBundle((topology,), torch.zeros(NUM_GRAPHS, dtype=torch.int64), rows, torch.arange(NUM_GRAPHS))
 
 
-def residual_topology():
+def tied_topology():
     """Two layers of 4 units that share one weight, and a skip around the second; only the first has a bias."""
     bias = (NodeFeature("bias", ParameterView("bias")),)
     groups = (
         NodeGroup("input", 4, "input", "none", 0),
-        NodeGroup("first", 4, "hidden", "relu", 1, bias),
-        NodeGroup("second", 4, "output", "none", 2),
+        NodeGroup("first", 4, "hidden", "relu", 1, bias, ("units",)),
+        NodeGroup("second", 4, "output", "none", 2, (), ("units",)),
     )
     blocks = (
         EdgeBlock("first", "input", "first", "dense", "linear", parameter=ParameterView("weight")),
         EdgeBlock("second", "first", "second", "dense", "linear", parameter=ParameterView("weight")),
         EdgeBlock("skip", "first", "second", "diagonal", "identity"),
     )
-    return Topology(groups, blocks, (("weight", (4, 4)), ("bias", (4,))))
+    return Topology(groups, blocks, (("weight", (4, 4)), ("bias", (4,))), (Index("units", 4, fixed=True),))
 
 
-@pytest.mark.parametrize("topology", [*SEVERAL_STRUCTURES, residual_topology()], ids=["relu", "tanh", "deep", "mlp", "residual"])
+TOPOLOGIES = {
+    **dict(zip(("relu", "tanh", "deep", "mlp", "residual", "attention"), ALL_FAMILIES, strict=True)),
+    "tied": tied_topology(),
+}
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
 def test_blocks_and_node_features_are_those_of_each_network(topology):
     graphs, bundle = bundle_of(topology)
     assert len(bundle) == NUM_GRAPHS
     for block in topology.blocks:
         assert torch.equal(bundle.block(block.name), torch.stack([graph.block(block.name) for graph in graphs]))
     for group in topology.groups:
-        for feature in ("bias", "running_mean"):
+        for feature in ("bias", "running_mean", "running_var", "slope"):
             expected = torch.stack([graph.node_feature(group.name, feature) for graph in graphs])
             assert torch.equal(bundle.node_feature(group.name, feature), expected)
 
@@ -101,5 +110,47 @@ def test_without_a_dtype_the_values_keep_theirs():
 
 
 def test_a_bundle_row_is_the_row_of_its_network():
-    graphs, bundle = bundle_of(residual_topology())
+    graphs, bundle = bundle_of(tied_topology())
     assert NeuralGraph.from_row(bundle.topology, bundle.values[7]).equal(graphs[7])
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+def test_edge_weights_and_node_features_are_those_of_the_flat_view_of_each_network(topology):
+    graphs, bundle = bundle_of(topology)
+    for position, graph in enumerate(graphs):
+        data = graph.to_pyg()
+        assert torch.equal(bundle.edge_weights(largest_kernel(topology))[:, position], data.edge_attr)
+        assert torch.equal(bundle.node_features(data.feature_names)[:, position], data.x)
+
+
+def test_a_feature_that_no_group_has_is_zero():
+    _, bundle = bundle_of(attention_topology())
+    features = bundle.node_features(("bias", "colour"))
+    assert features.shape == (bundle.topology.num_nodes, NUM_GRAPHS, 2)
+    assert features[..., 1].eq(0).all()
+    assert features[..., 0].abs().max() > 0
+
+
+def test_kernels_are_cut_or_padded_around_their_centre_on_each_axis_by_itself():
+    values = torch.arange(15.0).view(1, 15)
+    table = values.view(3, 5)
+    assert torch.equal(fit_kernel(values, (3, 5), (3, 3)), table[:, 1:4].reshape(1, 9))
+    assert torch.equal(fit_kernel(values, (3, 5), (2, 4)), table[:2, :4].reshape(1, 8))
+    assert torch.equal(fit_kernel(values, (3, 5), (1, 7)), torch.nn.functional.pad(table[1:2], (1, 1)).reshape(1, 7))
+    assert torch.equal(fit_kernel(values, (3, 5), (2, 3, 5)), torch.cat([values, torch.zeros(1, 15)], 1))
+
+
+def test_of_axes_that_the_shape_lacks_the_centre_is_kept():
+    values = torch.arange(30.0).view(1, 30)
+    assert torch.equal(fit_kernel(values, (2, 3, 5), (5,)), values.view(2, 3, 5)[0, 1].view(1, 5))
+    assert torch.equal(fit_kernel(values, (2, 3, 5), ()), values.view(2, 3, 5)[0, 1, 2].view(1, 1))
+    assert fit_kernel(values, (2, 3, 5), (2, 3, 5)) is values
+
+
+def test_a_batch_with_other_values_leaves_the_first_as_it_is():
+    batch = GraphDataset.from_graphs(fake_graphs(ALL_FAMILIES, num_graphs=NUM_GRAPHS)).batch()
+    before = [bundle.values.clone() for bundle in batch.bundles]
+    for bundle, other, values in zip(batch.bundles, batch.map(lambda values: 2 * values).bundles, before, strict=True):
+        assert torch.equal(bundle.values, values)
+        assert torch.equal(other.values, 2 * values)
+        assert (other.variants, other.index) == (bundle.variants, bundle.index)

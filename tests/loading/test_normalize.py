@@ -6,7 +6,16 @@ import torch
 
 from ngbench.graph import NeuralGraph
 from ngbench.loading import GraphDataset, Normalization
-from ngbench.testing import ONE_STRUCTURE, SEVERAL_STRUCTURES, cnn_topology, fake_dataset, fake_graphs, mlp_topology
+from ngbench.testing import (
+    ALL_FAMILIES,
+    ONE_STRUCTURE,
+    OTHER_FAMILIES,
+    SEVERAL_STRUCTURES,
+    cnn_topology,
+    fake_dataset,
+    fake_graphs,
+    mlp_topology,
+)
 
 NUM_GRAPHS = 37
 
@@ -26,9 +35,8 @@ def of_median_network(rows):
     return mean, np.sqrt(middle([np.square(row - mean).mean() for row in rows]))
 
 
-@pytest.mark.parametrize("topologies", [ONE_STRUCTURE, SEVERAL_STRUCTURES], ids=["one-structure", "several"])
-def test_each_layer_is_shifted_and_scaled_by_the_median_training_network(topologies):
-    train, test = fake_dataset(topologies, num_graphs=NUM_GRAPHS), fake_dataset(topologies, num_graphs=9, seed=1)
+def test_each_layer_of_one_structure_is_shifted_and_scaled_by_the_median_training_network():
+    train, test = fake_dataset(num_graphs=NUM_GRAPHS), fake_dataset(num_graphs=9, seed=1)
     batches = train.batch(), test.batch(), Normalization.fit(train)(test.batch())
     for fitted, raw, normalised in zip(*map(slots_of, batches), strict=True):
         for owner, values in raw.items():
@@ -82,17 +90,48 @@ def test_a_layer_of_constant_values_is_only_shifted(value):
     torch.testing.assert_close(normalization(other.batch()).bundles[0].values, expected, rtol=0, atol=1e-6)
 
 
-def test_a_structure_that_was_not_fitted_takes_the_statistics_of_its_operations():
-    train = fake_dataset(SEVERAL_STRUCTURES, num_graphs=NUM_GRAPHS)
-    pooled = {"conv": [], "linear": [], "bias": []}
+def by_kind(train):
+    """Mean and std of each operation and feature over all networks and layers, weights times the root of their fan-in."""
+    found = {}
     for bundle, slots in zip(train.bundles, slots_of(train.batch()), strict=True):
         for (owner, feature), values in slots.items():
-            pooled[feature or bundle.topology.edge_block(owner).operation].extend(values)
+            kind, root = kind_of(bundle.topology, owner, feature), root_of_fan_in(values, feature)
+            found.setdefault(kind, []).extend(values * root)
+    return {kind: of_median_network(rows) for kind, rows in found.items()}
+
+
+def kind_of(topology, owner, feature):
+    return feature or topology.edge_block(owner).operation
+
+
+def root_of_fan_in(values, feature):
+    return 1 if feature else np.sqrt(np.prod(values.shape[2:]))
+
+
+@pytest.mark.parametrize("train_topologies", [ONE_STRUCTURE, SEVERAL_STRUCTURES], ids=["one-structure", "several"])
+def test_a_structure_that_was_not_fitted_takes_the_statistics_of_its_operations_at_its_fan_in(train_topologies):
+    train = fake_dataset(train_topologies, num_graphs=NUM_GRAPHS)
+    expected = by_kind(train)
     unseen = GraphDataset.from_graphs(fake_graphs([cnn_topology((2, 5, 3), num_classes=7)], num_graphs=4))
     raw, normalised = slots_of(unseen.batch())[0], slots_of(Normalization.fit(train)(unseen.batch()))[0]
     for (owner, feature), values in raw.items():
-        mean, std = of_median_network(pooled[feature or ("linear" if owner == "head" else "conv")])
-        np.testing.assert_allclose(normalised[owner, feature], (values - mean) / std, rtol=1e-4, atol=1e-5)
+        mean, std = expected[kind_of(unseen.bundles[0].topology, owner, feature)]
+        scaled = (values * root_of_fan_in(values, feature) - mean) / std
+        np.testing.assert_allclose(normalised[owner, feature], scaled, rtol=1e-4, atol=1e-5)
+
+
+def test_fitted_on_several_structures_these_too_take_the_statistics_of_their_operations():
+    train = fake_dataset(ALL_FAMILIES, num_graphs=NUM_GRAPHS)
+    expected = by_kind(train)
+    assert {"conv", "linear", "positional", "batch_norm", "bias", "running_mean", "slope"} <= set(expected)
+    for bundle, raw, normalised in zip(
+        train.bundles, slots_of(train.batch()), slots_of(Normalization.fit(train)(train.batch())), strict=True
+    ):
+        for (owner, feature), values in raw.items():
+            if feature != "running_var":
+                mean, std = expected[kind_of(bundle.topology, owner, feature)]
+                scaled = (values * root_of_fan_in(values, feature) - mean) / std
+                np.testing.assert_allclose(normalised[owner, feature], scaled, rtol=1e-4, atol=1e-4)
 
 
 def test_an_operation_that_was_never_fitted_stays_as_it_is():
@@ -119,3 +158,32 @@ def test_values_keep_their_dtype():
     normalization = Normalization.fit(train)
     for dtype in (torch.float32, torch.float64):
         assert normalization(train.batch().to("cpu", dtype)).bundles[0].values.dtype == dtype
+
+
+def test_running_variances_are_normalised_as_logarithms():
+    train, test = (fake_dataset(OTHER_FAMILIES[:1], num_graphs=size, seed=size) for size in (NUM_GRAPHS, 5))
+    before = test.bundles[0].values.clone()
+    raw, normalised = slots_of(test.batch())[0], slots_of(Normalization.fit(train)(test.batch()))[0]
+    logarithms = np.log(slots_of(train.batch())[0]["norm", "running_var"] + 1e-5)
+    mean = middle(logarithms.mean(axis=1))
+    std = np.sqrt(middle(((logarithms - mean) ** 2).mean(axis=1)))
+    expected = (np.log(raw["norm", "running_var"] + 1e-5) - mean) / std
+    np.testing.assert_allclose(normalised["norm", "running_var"], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(test.bundles[0].values, before)
+
+
+def test_a_running_variance_of_zero_or_below_is_finite():
+    train = fake_dataset(OTHER_FAMILIES[:1], num_graphs=NUM_GRAPHS)
+    wrong = train.batch().map(lambda values: -values)
+    for bundle in (*Normalization.fit(train)(wrong).bundles, *Normalization.fit(train)(wrong.map(torch.zeros_like)).bundles):
+        assert torch.isfinite(bundle.values).all()
+
+
+def test_a_number_that_all_nodes_share_is_normalised_by_itself():
+    train = fake_dataset(OTHER_FAMILIES[:1], num_graphs=NUM_GRAPHS)
+    raw, normalised = slots_of(train.batch())[0], slots_of(Normalization.fit(train)(train.batch()))[0]
+    slope = raw["norm", "slope"]
+    assert slope.shape == (NUM_GRAPHS, 1)
+    mean = middle(slope[:, 0])
+    std = np.sqrt(middle((slope[:, 0] - mean) ** 2))
+    np.testing.assert_allclose(normalised["norm", "slope"], (slope - mean) / std, rtol=1e-4, atol=1e-5)

@@ -3,7 +3,7 @@
 import pytest
 
 from ngbench.errors import CardError
-from ngbench.store import open_zoo, summary, update_card
+from ngbench.store import generate, open_zoo, summary, update_card
 from ngbench.store.card import BEGIN, END
 
 
@@ -43,3 +43,18 @@ def test_columns_are_summed_up_by_range_or_by_counts(zoo):
     assert summary(scale) == f"{scale.min():.4g} to {scale.max():.4g}"
     relu = int((zoo.metadata["activation"] == "relu").sum())
     assert summary(zoo.metadata["activation"]) == f"relu {relu}, tanh {len(zoo) - relu}"
+
+
+def test_a_card_of_several_families_has_a_row_for_each_and_one_for_each_split(mixed_recipe, tmp_path):
+    zoo = generate(mixed_recipe, tmp_path / "mixed.h5")
+    (tmp_path / "mixed.md").write_text(f"{BEGIN}\n{END}\n")
+    text = update_card(zoo, tmp_path).read_text()
+    counts = {family: int((zoo.metadata["family"] == family).sum()) for family in ("mlp", "cnn", "resnet", "transformer")}
+    for family, count in counts.items():
+        topologies = len(set(zoo.topology_index[zoo.metadata["family"] == family].tolist()))
+        assert f"| {family} | {count} | {topologies} |" in text
+    assert "| cnn | 4 |" in text
+    assert "| 3, 4 | 2 | 3 | batch |" in text
+    assert "2 test, tests on family transformer |" in text
+    assert "tests on width above 5 (mlp), 2 (resnet), 3 (cnn) |" in text
+    assert (tmp_path / "mixed-test-accuracy.png").read_bytes().startswith(b"\x89PNG")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,3 +197,56 @@ def test_a_recipe_whose_runs_all_diverge_gives_no_file(recipe, tmp_path):
     with pytest.raises(TrainingError, match="all 2 runs of recipe 'moment' diverged, moment-00000 because its weights"):
         generate(wild, tmp_path / "a.h5")
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.fixture(scope="module")
+def whole_mixed(mixed_recipe, tmp_path_factory):
+    """The zoo of several families of a generation that nothing interrupted."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    zoo = generate(mixed_recipe, tmp_path_factory.mktemp("whole") / "a.h5")
+    torch.set_num_threads(num_threads)
+    return zoo
+
+
+def test_a_zoo_of_several_families_holds_what_was_trained_one_architecture_after_the_other(mixed_recipe, whole_mixed):
+    order = [index for first in range(5) for index in range(first, 12, 5)]
+    assert whole_mixed.metadata["run_index"].tolist() == order
+    assert whole_mixed.columns == {
+        c.name: replace(whole_mixed.columns[c.name]) for c in mixed_recipe.columns if c.name != "run_id"
+    }
+    row = 0
+    for first in range(5):
+        trained = train(mixed_recipe, range(first, 12, 5))
+        for place in range(len(trained)):
+            state_dict = restore(whole_mixed[row])
+            assert set(state_dict) == set(trained.parameters)
+            assert all(np.array_equal(state_dict[path].numpy(), values[place]) for path, values in trained.parameters.items())
+            assert all(whole_mixed.metadata[name][row] == trained.metadata[name][place] for name in whole_mixed.columns)
+            row += 1
+    assert row == len(whole_mixed) == 12
+
+
+def test_a_zoo_of_several_families_has_their_running_statistics(whole_mixed):
+    by_family = dict(zip(whole_mixed.metadata["family"].tolist(), whole_mixed, strict=True))
+    assert "block0.norm2.running_var" in restore(by_family["resnet"])
+    assert (restore(by_family["resnet"])["block0.norm2.running_var"] > 0).all()
+    assert "norm1.running_mean" in restore(by_family["mlp"])
+    assert not any("running" in path for path in restore(by_family["transformer"]))
+
+
+def test_a_zoo_of_several_families_depends_on_neither_parts_nor_workers(mixed_recipe, whole_mixed, tmp_path):
+    assert generate(mixed_recipe, tmp_path / "b.h5", shard_size=1).sha256 == whole_mixed.sha256
+    assert generate(mixed_recipe, tmp_path / "c.h5", num_workers=2).sha256 == whole_mixed.sha256
+
+
+def test_a_zoo_of_several_families_goes_on_where_it_was_interrupted(mixed_recipe, whole_mixed, tmp_path):
+    for call in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            generate(mixed_recipe, tmp_path / "a.h5", progress=StopAt(call))
+    assert generate(mixed_recipe, tmp_path / "a.h5").sha256 == whole_mixed.sha256
+
+
+def test_a_limit_below_the_number_of_architectures_takes_the_first(mixed_recipe, tmp_path):
+    zoo = generate(mixed_recipe, tmp_path / "a.h5", limit=3)
+    assert zoo.metadata["family"].tolist() == ["mlp", "resnet", "transformer"]

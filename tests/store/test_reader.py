@@ -153,11 +153,13 @@ def test_parts_of_the_split_cover_all_networks_by_run(tiny, tiny_zoo):
     for index, rows in enumerate(parts.values()):
         assert rows.dtype == np.int64
         assert (rows == np.flatnonzero(expected == index)).all()
+    assert (tiny_zoo.parts() == expected).all()
 
 
 def test_an_unknown_split_or_part_is_met_with_the_known_ones(tiny_zoo):
-    with pytest.raises(SplitError, match="zoo 'tiny' has no split 'wide'; expected one of default"):
-        tiny_zoo.split("test", "wide")
+    for ask in (lambda: tiny_zoo.split("test", "wide"), lambda: tiny_zoo.parts("wide")):
+        with pytest.raises(SplitError, match="zoo 'tiny' has no split 'wide'; expected one of default"):
+            ask()
     with pytest.raises(SplitError, match="split 'default' of zoo 'tiny' has no part 'dev'; expected one of train, val, test"):
         tiny_zoo.split("dev")
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from ngbench.store.splits import PARTS, assign
+from ngbench.store.splits import NO_PART, PARTS, assign, transfer
 
 RUN_IDS = [f"run-{index:05d}" for index in range(4000)]
 
@@ -36,3 +36,10 @@ def test_another_zoo_splits_runs_of_the_same_names_otherwise():
 def test_known_parts_never_change():
     parts = assign("digits-cnn", [f"digits-cnn-{index:05d}" for index in range(40)])
     assert "".join(PARTS[part][1] for part in parts) == "rrrrrrrraerrrereerrrrerrrraeerararrrarer"
+
+
+def test_a_transfer_split_tests_on_all_that_is_held_out_and_fits_on_no_test_network_of_the_default():
+    default, held_out = np.array([0, 1, 2, 0, 1, 2]), np.array([False, False, False, True, True, True])
+    parts = transfer(default, held_out)
+    assert parts.tolist() == [0, 1, NO_PART, 2, 2, 2]
+    assert parts.dtype == np.int8

@@ -9,7 +9,7 @@ import torch
 from ngbench.graph import symmetry
 from ngbench.registry import Registry
 from ngbench.store import ReleasedZoo, Zoo, generate, released, verify
-from ngbench.store.splits import assign
+from ngbench.store.splits import PARTS, assign
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,6 +43,8 @@ def test_a_generated_zoo_passes_every_check(path):
         "unique ids",
         "split default: by run",
         "split default: by orbit",
+        "split default: by rule",
+        "recorded columns",
         "recorded accuracy",
     ]
     num_values = 5 * (2 * 9 + 2 + 3 * 2 * 9 + 3 + 10 * 3 + 10)
@@ -110,6 +112,29 @@ def test_a_network_in_no_part_is_found(path, seal_again):
         file["splits/default"][3] = 3
 
     assert failed(Zoo(seal_again(path, edit)))["split default: by run"] == "1 networks stand in none of train, val, test"
+
+
+def test_a_network_outside_its_part_is_found(path, seal_again):
+    before = Zoo(path)
+    got, want = ("val", "train") if before.parts()[1] == 0 else ("train", str(PARTS[before.parts()[1]]))
+
+    def edit(file):
+        file["splits/default"][1] = PARTS.index(got)
+
+    found = failed(Zoo(seal_again(path, edit)))
+    message = f"network 'moment-00001' stands in {got}; expected {want}; 1 networks stand wrong"
+    assert found == {"split default: by rule": message}
+
+
+@pytest.mark.parametrize(("column", "value"), [("learning_rate", 0.11), ("epochs", 8), ("optimizer", "ada"), ("seed", 5)])
+def test_a_recorded_hyperparameter_that_the_recipe_did_not_give_is_found(path, seal_again, column, value):
+    expected = Zoo(path).metadata[column][2].item()
+
+    def edit(file):
+        file[f"metadata/{column}"][2] = value
+
+    message = f"network {str(Zoo(path).ids[2])!r} has {column} {value!r}; expected {expected!r} by its recipe"
+    assert failed(Zoo(seal_again(path, edit))) == {"recorded columns": message}
 
 
 def test_a_run_torn_between_two_parts_is_found(tiny_path, seal_again):
@@ -193,6 +218,67 @@ def test_a_recipe_of_another_architecture_is_told(path, seal_again):
     assert "network 'moment-00000' has parameters" in found
     assert "'conv1.weight': (3, 2, 3, 3)" in found
     assert "'conv1.weight': (5, 2, 3, 3)" in found
+
+
+@pytest.fixture(scope="module")
+def mixed(mixed_recipe, tmp_path_factory):
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    path = generate(mixed_recipe, tmp_path_factory.mktemp("mixed") / "a.h5").path
+    torch.set_num_threads(num_threads)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def mixed_path(mixed, tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(mixed)
+    return path
+
+
+def test_a_zoo_of_several_families_passes_every_check(mixed_path):
+    checks = {check.name: check for check in verify(Zoo(mixed_path))}
+    assert all(check.passed for check in checks.values())
+    for split in ("default", "narrow-to-wide", "family-held-out"):
+        assert {f"split {split}: by {way}" for way in ("run", "orbit", "rule")} <= set(checks)
+    assert "test 2, none" in checks["split family-held-out: by run"].detail
+    assert checks["recorded columns"].detail == "22 columns of 12 networks are what the recipe says"
+    assert checks["recorded accuracy"].detail == "12 networks evaluated on 30 test images"
+
+
+def test_a_network_that_is_fitted_on_though_it_is_held_out_is_found(mixed_path, seal_again):
+    row = int(np.flatnonzero(Zoo(mixed_path).metadata["family"] == "transformer")[0])
+
+    def edit(file):
+        file["splits/family-held-out"][row] = 0
+
+    found = failed(Zoo(seal_again(mixed_path, edit)))
+    message = f"network {str(Zoo(mixed_path).ids[row])!r} stands in train; expected test; 1 networks stand wrong"
+    assert found == {"split family-held-out: by rule": message}
+
+
+def test_a_split_that_the_recipe_does_not_have_is_found(mixed_path, seal_again):
+    def edit(file):
+        file.move("splits/family-held-out", "splits/other")
+
+    found = failed(Zoo(seal_again(mixed_path, edit)))
+    assert found == {
+        "split other: by rule": "the recipe has no split of this name; expected one of default, narrow-to-wide, family-held-out"
+    }
+
+
+def test_running_statistics_are_part_of_what_is_evaluated(mixed_path, seal_again):
+    zoo = Zoo(mixed_path)
+    rows = np.flatnonzero(zoo.metadata["family"] == "resnet").tolist()
+    slots = [slot for slot in zoo[rows[0]].topology.slots if slot.parameter.path.endswith("running_mean")]
+
+    def edit(file):
+        for row in rows:
+            start = int(file["models/value_ptr"][row])
+            for slot in slots:
+                file["values"][start + slot.start : start + slot.stop] = 3.0
+
+    assert "has test accuracy" in failed(Zoo(seal_again(mixed_path, edit)))["recorded accuracy"]
 
 
 def test_a_missing_column_is_told(path, seal_again):

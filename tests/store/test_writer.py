@@ -11,6 +11,7 @@ import pytest
 from ngbench.errors import StoreWriteError
 from ngbench.store import Zoo, ZooInfo, ZooWriter
 from ngbench.zoo.columns import Column
+from ngbench.zoo.transfer import OneOf
 
 INFO = ZooInfo("tiny", "3", "Tiny zoo", "CC0-1.0", "nobody", {"seed": 2, "rates": [0.1, 1e-9]})
 
@@ -211,3 +212,22 @@ def test_what_is_appended_stays_as_it_was(tiny, tmp_path):
     zoo = Zoo(tiny.write(tmp_path / "a.h5"))
     zoo.values(range(11))[:] = 7
     assert (tiny.mlp_rows == before).all()
+
+
+def test_a_further_split_is_written_by_its_rule(tiny, tmp_path):
+    split = OneOf(kind="one_of", column="optimizer", values=("adam",))
+    with ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns, splits={"adam-held-out": split}) as writer:
+        tiny.append_to(writer, 0, 11)
+        tiny.append_to(writer, 11, 17)
+    zoo = Zoo(tmp_path / "a.h5")
+    assert zoo.splits == ("adam-held-out", "default")
+    for part, optimizer, default in zip(zoo.parts("adam-held-out"), zoo.metadata["optimizer"], zoo.parts(), strict=True):
+        assert part == (2 if optimizer == "adam" else -1 if default == 2 else default)
+
+
+def test_a_split_by_a_column_that_the_zoo_lacks_is_refused(tiny, tmp_path):
+    split = OneOf(kind="one_of", column="family", values=("cnn",))
+    with pytest.raises(
+        StoreWriteError, match="split 'odd' decides by column 'family'; expected one of optimizer, width, test_acc"
+    ):
+        ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns, splits={"odd": split})

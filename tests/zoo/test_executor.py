@@ -42,7 +42,7 @@ def test_an_error_of_a_part_is_raised_here_and_no_worker_stays(num_workers):
     with pytest.raises(TrainingError, match="part 3 failed|part 7 failed"):
         list(run_parts(fail, {0: 3, 1: 7}, num_workers=num_workers, report=ignored))
     for process in multiprocessing.active_children():
-        process.join(5)
+        process.join(60)
     assert not multiprocessing.active_children()
 
 

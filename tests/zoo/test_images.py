@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ngbench.errors import ImagesError, UnknownNameError
-from ngbench.zoo.images import ImagesSpec, load_images
+from ngbench.zoo.images import ImagesSpec, corpora, load_images
 
 
 def spec(**changes):
@@ -70,3 +70,35 @@ def test_more_images_than_there_are_is_refused():
 def test_unknown_corpus_suggests_the_close_one():
     with pytest.raises(UnknownNameError, match="unknown image corpus 'digit': did you mean 'digits'"):
         load_images(spec(corpus="digit"))
+
+
+def test_corpora_made_from_the_digits_keep_images_and_labels_together():
+    images, labels = corpora["digits"].load()
+    inverted, rotated, parity, in_range = (
+        corpora[f"digits-{name}"].load() for name in ("inverted", "rotated", "parity", "range")
+    )
+    assert np.array_equal(inverted[0] + images, np.ones_like(images))
+    # counter-clockwise: what was the right column is the top row
+    assert np.array_equal(rotated[0][:, 0, 0, :], images[:, 0, :, -1])
+    assert np.array_equal(rotated[0][:, 0, :, 0], images[:, 0, 0, ::-1])
+    assert np.array_equal(inverted[1], labels)
+    assert np.array_equal(rotated[1], labels)
+    assert set(zip(labels.tolist(), parity[1].tolist(), strict=True)) == {(d, d % 2) for d in range(10)}
+    assert set(zip(labels.tolist(), in_range[1].tolist(), strict=True)) == {(d, int(d > 4)) for d in range(10)}
+    assert np.array_equal(parity[0], images)
+
+
+@pytest.mark.parametrize("name", list(corpora))
+def test_every_corpus_has_the_classes_that_it_says(name):
+    images, labels = corpora[name].load()
+    assert images.dtype == np.float32
+    assert images.flags.c_contiguous
+    assert (images.min(), images.max()) == (0, 1)
+    assert labels.dtype == np.int64
+    assert np.unique(labels).tolist() == list(range(corpora[name].num_classes))
+
+
+def test_one_of_several_corpora_is_loaded_by_name_and_the_first_without():
+    several = spec(corpus=("digits-parity", "digits"))
+    assert set(load_images(several, "digits").test_labels) == set(range(10))
+    assert set(load_images(several).test_labels) == {0, 1}

@@ -41,3 +41,12 @@ def test_scale_multiplies_weights_and_biases_are_zero(kind):
     for path in SHAPES:
         assert thrice[path] == pytest.approx(3 * once[path], rel=1e-14)
         assert (once[path] == 0).all() == path.endswith("bias")
+
+
+def test_scales_of_norms_are_one_and_change_no_other_draw():
+    shapes = {**SHAPES, "norm.weight": (7,), "norm.bias": (7,)}
+    rng = np.random.default_rng(3)
+    flat = initialize(shapes, rng, kind="he_normal", scale=2.0, ones={"norm.weight"})
+    assert (flat[-14:-7] == 1).all()
+    assert (flat[-7:] == 0).all()
+    assert np.array_equal(flat[:-14], initialize(SHAPES, np.random.default_rng(3), kind="he_normal", scale=2.0))

@@ -1,12 +1,16 @@
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import yaml
 
 from ngbench.errors import RecipeError, UnknownNameError
+from ngbench.zoo.architectures import FAMILIES
 from ngbench.zoo.columns import COLUMNS, columns_of
 from ngbench.zoo.recipe import Recipe, load_recipe, recipe_names
+
+HALVES = {"width": "narrow-to-wide", "depth": "shallow-to-deep"}
 
 
 def write(path, change):
@@ -27,14 +31,60 @@ def test_every_shipped_recipe_loads_under_its_own_name():
         assert recipe.citation
 
 
-def test_recipes_load_without_torch():
-    code = "import sys; from ngbench.zoo.recipe import load_recipe; load_recipe('digits-cnn'); print('torch' in sys.modules)"
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_load_without_torch(name):
+    code = f"import sys; from ngbench.zoo.recipe import load_recipe; load_recipe({name!r}); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_recipe_survives_json():
-    recipe = load_recipe("digits-cnn")
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_survives_json(name):
+    recipe = load_recipe(name)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_recipe_of_one_architecture_is_the_text_that_was_released():
+    content = load_recipe("digits-cnn").model_dump(mode="json")
+    assert list(content) == [
+        "name", "version", "title", "description", "licence", "citation", "num_runs", "seed", "images", "architecture",
+        "hyperparameters", "rounding", "largest_weight",
+    ]  # fmt: skip
+    assert list(content["architecture"]) == [
+        "family", "input_shape", "channels", "kernel_size", "strides", "paddings", "num_classes"
+    ]  # fmt: skip
+    assert content["images"]["corpus"] == "digits"
+    assert [column.name for column in load_recipe("digits-cnn").columns] == list(COLUMNS)
+
+
+def test_an_entry_that_varies_stands_for_every_combination(mixed_recipe):
+    cnns = mixed_recipe.architectures[3:]
+    assert [(cnn.channels, cnn.strides, cnn.norm) for cnn in cnns] == [((2, 4), (2, 1), "batch"), ((3, 3), (2, 1), "batch")]
+
+
+def test_runs_go_through_the_architectures_in_turn(mixed_recipe):
+    assert [mixed_recipe.architecture_of(index).family for index in range(7)] == [
+        "mlp", "resnet", "transformer", "cnn", "cnn", "mlp", "resnet"
+    ]  # fmt: skip
+
+
+def test_an_architecture_is_trained_on_the_corpora_with_as_many_classes(mixed_recipe, small_recipe):
+    ten, two = mixed_recipe.architectures[0], mixed_recipe.architectures[2]
+    assert mixed_recipe.corpora_for(ten) == ("digits", "digits-rotated")
+    assert mixed_recipe.corpora_for(two) == ("digits-range",)
+    assert small_recipe().corpora_for(two) == ("digits",)
+
+
+def test_digits_park_is_balanced():
+    recipe = load_recipe("digits-park")
+    architectures = recipe.architectures
+    assert len(set(architectures)) == len(architectures) == 64
+    assert recipe.num_runs % 64 == 0
+    for family in FAMILIES:
+        of_family = [a for a in architectures if a.family == family]
+        assert len(of_family) == 16
+        limits = {name: recipe.splits[split].limits[family] for name, split in HALVES.items()}
+        corners = Counter(tuple(getattr(a, name) > limit for name, limit in limits.items()) for a in of_family)
+        assert corners == dict.fromkeys([(False, False), (False, True), (True, False), (True, True)], 4)
 
 
 def test_recipe_loads_from_a_path(tmp_path):
@@ -103,16 +153,64 @@ def test_text_that_is_no_recipe_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda c: c.pop("architectures"),
+            "expected either architecture, one for all runs, or architectures, .* got both or neither",
+        ),
+        (lambda c: c.update(architecture=c["architectures"][0]), "expected either architecture, .* got both or neither"),
+        (lambda c: c["architectures"][1].update(family="gru"), r"key 'architectures.1': .*'gru' .*'mlp', 'cnn', 'resnet'"),
+        (lambda c: c["architectures"][1].update(kernel_size=4), r"'architectures.1.resnet': .* odd kernel_size, got 4"),
+        (lambda c: c["architectures"][2].update(num_heads=4), r"num_heads must divide width, got 4 heads for width 6"),
+        (lambda c: c["architectures"][2].update(patch_size=3), r"patch_size must divide .* \(1, 8, 8\), got 3"),
+        (
+            lambda c: c["architectures"][0].update(vary={"width": 3}),
+            r"vary: expected a list of values for each key, got {'width': 3}",
+        ),
+        (
+            lambda c: c["images"].update(corpus=["digits", "digits-rotated"]),
+            "none of digits, digits-rotated has the 2 of a transformer",
+        ),
+        (
+            lambda c: c["splits"]["narrow-to-wide"].update(column="wide"),
+            r"split 'narrow-to-wide': expected a column of int or float: width, depth, .*; got 'wide'",
+        ),
+        (
+            lambda c: c["splits"]["narrow-to-wide"].update(within="depth"),
+            r"split 'narrow-to-wide': expected a column of str: family, corpus, .*; got 'depth'",
+        ),
+        (
+            lambda c: c["splits"]["family-held-out"].update(column="test_accuracy"),
+            r"split 'family-held-out': expected a column of str: family, .*; got 'test_accuracy'",
+        ),
+        (
+            lambda c: c.update(architecture={**c.pop("architectures")[0], "num_classes": 7}),
+            "none of digits, digits-rotated, digits-range has the 7 of a mlp",
+        ),
+        (lambda c: c["splits"].update(default=c["splits"]["narrow-to-wide"]), r"none of them 'default', got 'default'"),
+        (lambda c: c["splits"].update({"a/b": c["splits"]["narrow-to-wide"]}), r"names of letters, digits and '-', .* got 'a/b'"),
+    ],
+)
+def test_wrong_design_is_named(mixed_recipe, tmp_path, change, message):
+    content = mixed_recipe.model_dump(mode="json")
+    change(content)
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "wrong.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (lambda c: c.update(colour="red"), r"key 'colour': Extra inputs are not permitted, got 'red'"),
         (lambda c: c.update(num_runs=0), r"key 'num_runs': .*greater than 0, got 0"),
         (lambda c: c.update(num_runs=0, seed=-1), r"key 'num_runs': .*\(and 1 more\)"),
         (lambda c: c.pop("licence"), r"key 'licence': Field required"),
         (lambda c: c.update(rounding="int8"), r"key 'rounding': .*'bfloat16', 'float16' or 'none', got 'int8'"),
         (lambda c: c["images"].update(num_val=0), r"key 'images.num_val': .*greater than 0, got 0"),
-        (lambda c: c["architecture"].update(strides=[1, 1]), r"key 'architecture': .*got 3, 2 and 3"),
+        (lambda c: c["architecture"].update(strides=[1, 1]), r"key 'architecture.cnn': .*got 3, 2 and 3"),
         (
             lambda c: c["architecture"].update(strides=[3, 3, 1]),
-            r"key 'architecture': .*convolution 1 leaves no height of the input",
+            r"key 'architecture.cnn': .*convolution 1 leaves no height of the input",
         ),
         (lambda c: c["hyperparameters"].pop("dropout"), r"key 'hyperparameters': .*missing \['dropout'\], unknown \[\]"),
         (

@@ -35,3 +35,18 @@ def test_draws_of_a_run_do_not_depend_on_each_other(small_recipe):
     assert np.array_equal(one.dropout_keys(3), more.dropout_keys(3)[: one.num_steps])
     shapes = {"weight": (4, 6)}
     assert np.array_equal(one.initial_weights(shapes), more.initial_weights(shapes))
+
+
+def test_each_corpus_that_fits_is_drawn_about_as_often(mixed_recipe):
+    recipe = mixed_recipe.model_copy(update={"num_runs": 1000})
+    corpora = [Run.of(recipe, index).corpus for index in range(0, 1000, 5)]
+    assert set(corpora) == {"digits", "digits-rotated"}
+    assert corpora.count("digits") == pytest.approx(100, abs=30)
+
+
+def test_columns_of_a_run_are_what_is_known_before_training(mixed_recipe):
+    run = Run.of(mixed_recipe, 7)
+    wanted = {column.name for column in mixed_recipe.columns if column.role != "measurement"}
+    assert set(run.columns) == wanted
+    assert (run.columns["family"], run.columns["width"], run.columns["num_classes"]) == ("transformer", 6, 2)
+    assert run.columns["optimizer"] == run.hyperparameters["optimizer"]

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from ngbench.errors import UnsupportedLayerError
-from ngbench.zoo.stack import StackedModule, parameter_shapes, unflatten
+from ngbench.zoo.architectures import Cnn, Mlp, Resnet, Transformer, build
+from ngbench.zoo.stack import StackedModule, norm_scales, parameter_shapes, statistic_shapes, unflatten
 
 NETWORKS, IMAGES = 3, 5
 
@@ -53,6 +54,65 @@ def test_outputs_and_gradients_equal_those_of_each_module_alone(name):
             torch.testing.assert_close(got[network], want, rtol=1e-12, atol=1e-12)
 
 
+IMAGE = (2, 8, 12)
+FAMILIES = {
+    "mlp with batch norm": Mlp(family="mlp", input_shape=IMAGE, width=7, depth=2, norm="batch", num_classes=6),
+    "mlp with layer norm": Mlp(family="mlp", input_shape=IMAGE, width=7, depth=2, norm="layer", num_classes=6),
+    "cnn with batch norm": Cnn(
+        family="cnn",
+        input_shape=IMAGE,
+        channels=(3, 4),
+        kernel_size=2,
+        strides=(2, 1),
+        paddings=(0, 1),
+        num_classes=6,
+        norm="batch",
+    ),
+    "resnet": Resnet(family="resnet", input_shape=IMAGE, width=3, depth=2, kernel_size=3, num_classes=6),
+    "transformer of means": Transformer(
+        family="transformer", input_shape=IMAGE, width=6, depth=2, num_heads=3, patch_size=4, pooling="mean", num_classes=6
+    ),
+    "transformer with a class token": Transformer(
+        family="transformer", input_shape=IMAGE, width=8, depth=1, num_heads=2, patch_size=2, pooling="token", num_classes=6
+    ),
+}
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_equals_its_modules_alone_running_statistics_included(name, trains):
+    module = build(FAMILIES[name], "tanh").double().train(trains)
+    generator = torch.Generator().manual_seed(4)
+    statistics, shapes = statistic_shapes(module), parameter_shapes(module)
+    state = {
+        path: torch.randn(NETWORKS, *shape, generator=generator).double().mul(0.4)
+        for path, shape in {**shapes, **statistics}.items()
+    }
+    state |= {path: state[path].square() + 0.5 for path in statistics if path.endswith("running_var")}
+    images = torch.randn(NETWORKS, IMAGES, *IMAGE, generator=generator).double()
+    aim = torch.randn(NETWORKS, IMAGES, 6, generator=generator).double()
+    stacked = {path: values.clone().requires_grad_(path in shapes) for path, values in state.items()}
+    outputs = StackedModule(module, NETWORKS)(stacked, images, trains=trains)
+    gradients = torch.autograd.grad((outputs * aim).sum(), [stacked[path] for path in shapes])
+    for network in range(NETWORKS):
+        alone = {path: values[network].clone().requires_grad_(path in shapes) for path, values in state.items()}
+        expected = torch.func.functional_call(module, alone, (images[network],))
+        torch.testing.assert_close(outputs[network], expected, rtol=1e-10, atol=1e-10)
+        wanted = torch.autograd.grad((expected * aim[network]).sum(), [alone[path] for path in shapes])
+        for got, want in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(got[network], want, rtol=1e-10, atol=1e-10)
+        for path in statistics:
+            torch.testing.assert_close(stacked[path][network], alone[path], rtol=1e-12, atol=1e-12)
+            assert torch.equal(stacked[path], state[path]) != trains
+
+
+def test_scales_of_norms_are_told_from_biases_and_weights():
+    assert norm_scales(build(FAMILIES["mlp with layer norm"], "relu")) == {"norm0.weight", "norm1.weight"}
+    assert norm_scales(build(FAMILIES["cnn with batch norm"], "relu")) == {"norm0.weight", "norm1.weight"}
+    blocks = {"block0.norm1.weight", "block0.norm2.weight", "norm.weight"}
+    assert norm_scales(build(FAMILIES["transformer with a class token"], "relu")) == blocks
+
+
 def test_gradient_reaches_padded_inputs_of_a_later_convolution():
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3, padding=2, stride=2), nn.Flatten()).double()
     parameters = {path: values.detach()[None].clone().requires_grad_() for path, values in module.named_parameters()}
@@ -67,7 +127,13 @@ def test_gradient_reaches_padded_inputs_of_a_later_convolution():
     ("module", "message"),
     [
         (nn.Linear(2, 3), "only nn.Sequential modules train stacked, got Linear"),
-        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)), "1: BatchNorm1d has no stacked form; supported: Conv2d, Linear"),
+        (nn.Sequential(nn.Flatten(), nn.GroupNorm(2, 4)), "1: GroupNorm has no stacked form; supported: Conv2d, Linear"),
+        (
+            nn.Sequential(nn.BatchNorm2d(4, affine=False)),
+            r"0: a stacked BatchNorm2d needs scales, .*got BatchNorm2d\(4.*affine=False",
+        ),
+        (nn.Sequential(nn.BatchNorm1d(4, momentum=None)), "running statistics and a momentum, got .*momentum=None"),
+        (nn.Sequential(nn.LayerNorm((4, 3))), r"0: a stacked LayerNorm needs one axis, .*got LayerNorm\(\(4, 3\)"),
         (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), r"0: a stacked Conv2d needs groups 1.* got Conv2d\(4, 4"),
         (nn.Sequential(nn.Conv2d(4, 4, 3, dilation=2)), r"dilation 1 .*dilation=\(2, 2\)"),
         (nn.Sequential(nn.Conv2d(4, 4, 3, padding="same")), "zero padding in numbers, got .*padding=same"),

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ngbench.errors import ImagesError, RecipeError, TrainingError
-from ngbench.zoo.architectures import build
-from ngbench.zoo.columns import COLUMNS
+from ngbench.zoo.architectures import Cnn, Mlp, Resnet, Transformer, build
+from ngbench.zoo.columns import COLUMNS, DESIGN_COLUMNS
 from ngbench.zoo.evaluate import evaluate
 from ngbench.zoo.images import load_images
 from ngbench.zoo.optimizers import OPTIMIZERS
@@ -32,27 +32,32 @@ class MaskedDropout(torch.nn.Module):
         self.rate, self.keys, self.step = rate, keys, 0
 
     def forward(self, hidden):
-        images, channels, height, width = hidden.shape
+        images, channels, *places = hidden.shape
         size = hidden.numel()
         bits = np.arange((size + 1) // 2, dtype=np.uint32) + np.uint32(int(self.keys[self.step]) % 2**32)
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
             bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
         kept = bits.view("<i2")[:size] >= round(self.rate * 65536) - 32768
-        mask = torch.from_numpy(kept.reshape(images, height, width, channels)).permute(0, 3, 1, 2)
+        mask = torch.from_numpy(kept.reshape(images, *places, channels)).movedim(-1, 1)
         self.step += 1
         return hidden * mask / (1 - self.rate)
 
 
 def train_alone(recipe, index):
     """One network through torch's own modules and optimisers, float64."""
-    run, images = Run.of(recipe, index), load_images(recipe.images)
-    chosen = run.hyperparameters
-    module = build(recipe.architecture, chosen["activation"]).double()
-    keys = run.dropout_keys(3)
-    for number in range(3):
-        setattr(module, f"dropout{number}", MaskedDropout(chosen["dropout"], keys[:, number]))
-    start = torch.from_numpy(run.initial_weights(parameter_shapes(module)))
-    module.load_state_dict({path: values[0] for path, values in unflatten(start[None], parameter_shapes(module)).items()})
+    run = Run.of(recipe, index)
+    chosen, images = run.hyperparameters, load_images(recipe.images, run.corpus)
+    module = build(run.architecture, chosen["activation"]).double()
+    dropouts = [name for name, layer in module.named_children() if isinstance(layer, torch.nn.Dropout)]
+    keys = run.dropout_keys(len(dropouts))
+    for number, name in enumerate(dropouts):
+        setattr(module, name, MaskedDropout(chosen["dropout"], keys[:, number]))
+    norms = torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.LayerNorm
+    scales = [f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, norms)]
+    start = torch.from_numpy(run.initial_weights(parameter_shapes(module), ones=scales))
+    parameters = {path: values[0] for path, values in unflatten(start[None], parameter_shapes(module)).items()}
+    assert all((parameters[path] == 1).all() for path in scales)
+    module.load_state_dict({**module.state_dict(), **parameters})
     pixels, labels = torch.from_numpy(images.train_images).double(), torch.from_numpy(images.train_labels)
     optimizer = TORCH_OPTIMIZERS[chosen["optimizer"]](module.parameters(), chosen["learning_rate"], chosen["weight_decay"])
     for step, rows in enumerate(run.batches(len(labels))):
@@ -77,6 +82,92 @@ def test_stacked_networks_equal_networks_trained_alone(small_recipe, optimizer, 
         for path, values in expected.items():
             np.testing.assert_allclose(stacked.parameters[path][row], values.numpy(), rtol=0, atol=1e-10)
     assert min(steps) < 40 < max(steps)
+
+
+IMAGE = (1, 8, 8)
+FAMILIES = {
+    "mlp": Mlp(family="mlp", input_shape=IMAGE, width=5, depth=2, norm="none", num_classes=10),
+    "mlp with batch norm": Mlp(family="mlp", input_shape=IMAGE, width=5, depth=2, norm="batch", num_classes=10),
+    "mlp with layer norm": Mlp(family="mlp", input_shape=IMAGE, width=5, depth=3, norm="layer", num_classes=2),
+    "cnn with batch norm": Cnn(
+        family="cnn",
+        input_shape=IMAGE,
+        channels=(3, 4),
+        kernel_size=3,
+        strides=(2, 1),
+        paddings=(1, 0),
+        num_classes=2,
+        norm="batch",
+    ),
+    "resnet": Resnet(family="resnet", input_shape=IMAGE, width=3, depth=2, kernel_size=3, num_classes=10),
+    "transformer of means": Transformer(
+        family="transformer", input_shape=IMAGE, width=6, depth=2, num_heads=3, patch_size=4, pooling="mean", num_classes=2
+    ),
+    "transformer with a class token": Transformer(
+        family="transformer", input_shape=IMAGE, width=4, depth=1, num_heads=2, patch_size=2, pooling="token", num_classes=10
+    ),
+}
+CORPORA = ("digits", "digits-inverted", "digits-rotated", "digits-parity", "digits-range")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stacked_networks_of_every_family_equal_networks_trained_alone(small_recipe, name):
+    fixed = {"activation": "tanh", "dropout": 0.3, "epochs": 5, "batch_size": 16, "init_scale": 1.0}
+    fixed |= {"optimizer": "momentum", "learning_rate": 0.02}
+    images = {**small_recipe().images.model_dump(), "corpus": CORPORA}
+    recipe = small_recipe(fixed, rounding="none", images=images, architecture=FAMILIES[name])
+    stacked = train(recipe, range(8), dtype=torch.float64)
+    assert len(set(stacked.metadata["corpus"])) > 1
+    for row in range(8):
+        run, expected = train_alone(recipe, row)
+        assert stacked.metadata["corpus"][row] == run.corpus
+        trained = {path: values for path, values in expected.items() if not path.endswith("num_batches_tracked")}
+        assert set(stacked.parameters) == set(trained)
+        for path, values in trained.items():
+            np.testing.assert_allclose(stacked.parameters[path][row], values.numpy(), rtol=0, atol=1e-9)
+
+
+def test_measurements_are_those_of_the_plain_module_whatever_the_family(mixed_recipe):
+    for first in range(5):
+        networks = train(mixed_recipe, range(first, 12, 5))
+        for row, index in enumerate(range(first, 12, 5)):
+            run, module = Run.of(mixed_recipe, index), networks.module_of(row)
+            images = load_images(mixed_recipe.images, run.corpus)
+            logits, wanted = module(torch.from_numpy(images.test_images)), torch.from_numpy(images.test_labels)
+            accuracy = (logits.argmax(1) == wanted).float().mean().item()
+            assert networks.metadata["test_accuracy"][row] == pytest.approx(accuracy)
+            for values in networks.parameters.values():
+                assert torch.equal(torch.from_numpy(values).bfloat16().float(), torch.from_numpy(values))
+
+
+def test_networks_say_how_they_were_built(mixed_recipe):
+    networks = train(mixed_recipe, [4, 9])
+    found = {name: networks.metadata[name].tolist() for name in DESIGN_COLUMNS if name != "corpus"}
+    assert found == {
+        "family": ["cnn"] * 2, "width": [3] * 2, "depth": [2] * 2, "kernel_size": [3] * 2, "norm": ["batch"] * 2,
+        "num_classes": [2] * 2, "num_parameters": [27 + 6 + 81 + 6 + 8] * 2,
+    }  # fmt: skip
+    assert set(networks.metadata["corpus"]) == {"digits-range"}
+    assert [column.name for column in mixed_recipe.columns] == list(networks.metadata)
+    for column in mixed_recipe.columns:
+        assert all(column.allows(value) for value in networks.metadata[column.name].tolist())
+
+
+def test_runs_of_several_architectures_are_not_trained_in_one_call(mixed_recipe):
+    with pytest.raises(TrainingError, match="runs 0 and 3 of recipe 'mixed' have different architectures; expected runs of one"):
+        train(mixed_recipe, [0, 5, 3])
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_rounded_networks_of_every_family_do_not_depend_on_what_is_trained_with_them(mixed_recipe, first):
+    indices = range(first, 12, 5)
+    together = train(mixed_recipe, indices)
+    for row, index in enumerate(indices):
+        alone = train(mixed_recipe, [index])
+        for path, values in together.parameters.items():
+            assert np.array_equal(alone.parameters[path][0], values[row])
+        for name, values in together.metadata.items():
+            assert alone.metadata[name][0] == values[row]
 
 
 def test_network_does_not_depend_on_what_is_trained_with_it():

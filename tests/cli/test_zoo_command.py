@@ -1,0 +1,47 @@
+"""``ngbench zoo`` on a zoo of several families, as a user types it."""
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ngbench.cli import main
+
+
+def ngbench(*arguments, exit_code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], terminal_width=200)
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def made(mixed_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "mixed.yaml").write_text(yaml.safe_dump(mixed_recipe.model_dump(mode="json")))
+    result = ngbench("zoo", "generate", folder / "mixed.yaml", "--out", folder / "mixed.h5", "--workers", "1")
+    return folder / "mixed.h5", result
+
+
+def test_generate_says_how_many_networks_are_where(made):
+    path, result = made
+    assert f"12 networks in {path}, sha256" in result.stdout
+
+
+def test_info_tells_every_split_and_column(made):
+    text = ngbench("zoo", "info", made[0]).stdout
+    assert "split default: train" in text
+    assert "split family-held-out: train" in text
+    assert "test 2 (no run is in two)" in text
+    for column in ("family", "corpus", "width", "depth", "kernel_size", "norm", "num_classes", "num_parameters"):
+        assert column in text
+
+
+def test_verify_proves_a_zoo_of_several_families(made):
+    text = ngbench("zoo", "verify", made[0]).stdout
+    assert "FAILED" not in text
+    assert "ok     split narrow-to-wide: by rule" in text
+
+
+def test_card_is_made_for_a_zoo_of_several_families(made, tmp_path):
+    (tmp_path / "mixed.md").write_text("<!-- made by ngbench zoo card: begin -->\n<!-- made by ngbench zoo card: end -->\n")
+    ngbench("zoo", "card", made[0], "--out", tmp_path)
+    assert "| transformer | 2 |" in (tmp_path / "mixed.md").read_text()
