@@ -167,9 +167,18 @@ def _repeat(counts: list[int]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
 
 
-@lru_cache(maxsize=256)
 def edge_index(topology: Topology) -> Tensor:
     """Source and target of each edge in canonical order, int64 ``[2, edges]``; shared between calls, so not to be written."""
+    # A table of millions of edges is not worth the memory that keeping it takes.
+    return _kept_edge_index(topology) if topology.num_edges <= 2**20 else _edge_index(topology)
+
+
+@lru_cache(maxsize=256)
+def _kept_edge_index(topology: Topology) -> Tensor:
+    return _edge_index(topology)
+
+
+def _edge_index(topology: Topology) -> Tensor:
     parts = []
     for block in topology.blocks:
         sources = torch.from_numpy(topology.block_sources(block.name).copy())

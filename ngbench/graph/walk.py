@@ -14,7 +14,7 @@ from ngbench.graph import axes as ax
 from ngbench.graph.axes import Axes, Expr, Factor, positions
 from ngbench.graph.draft import BlockDraft, Draft, GroupDraft, Shown, Value
 from ngbench.graph.layers.dense import add_table
-from ngbench.graph.layers.rule import parameter_path, result_name
+from ngbench.graph.layers.rule import layer_name, module_path, parameter_path, result_name
 from ngbench.graph.neural_graph import NeuralGraph
 from ngbench.graph.topology import Role
 
@@ -94,6 +94,12 @@ class Walk:
     def stored(self, path: str) -> Value:
         """A parameter as it is stored."""
         return next(v for n, v in self.values.items() if n.op == "placeholder" and isinstance(v, Value) and v.parameter == path)
+
+    def layer_name(self, node: fx.Node, path: str, otherwise: str) -> str:
+        """Name of the layer that an operation is: that of its parameter, or of its module where several share the parameter."""
+        memory = [_memory(other, entry) for other, entry in self.program.state_dict.items()]
+        is_tied = memory.count(_memory(path, self.program.state_dict[path])) > 1
+        return (module_path(node) if is_tied else "") or layer_name(path, otherwise)
 
     def is_weight(self, node: fx.Node) -> bool:
         """Whether a tensor is a parameter, or a part or view of one."""

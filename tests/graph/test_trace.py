@@ -199,7 +199,7 @@ def test_one_parameter_under_two_names_is_shown_once_and_restored_under_both(che
     module = nn.Sequential(nn.Linear(3, 5), shared, nn.ReLU(), shared, nn.Linear(5, 2))
     topology = check(module, (4, 3), group="S_5")
     assert topology.tied == (("3.weight", "1.weight"), ("3.bias", "1.bias"))
-    assert [block.name for block in topology.blocks] == ["0", "1", "1:2", "4"]
+    assert [block.name for block in topology.blocks] == ["0", "1", "3", "4"]
     assert topology.order == tuple(module.state_dict())
     assert topology.num_values == sum(parameter.numel() for parameter in module.parameters())
 

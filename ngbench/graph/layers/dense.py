@@ -58,7 +58,7 @@ def add_weight(
     read = [of_value.index(letter) for letter in of_weight if letter in of_value and _is_read(value, of_value, letter, result)]
     for axis in read:
         walk.units_on(value, axis)
-    name = layer_name(path, operation)
+    name = walk.layer_name(node, path, operation)
     value = walk.folded(node, value, read, name=name)
     sources = dict(zip(of_value, value.axes, strict=True))
     target = walk.add_group(node, name)
@@ -198,7 +198,7 @@ def _embedding(walk: Walk, node: fx.Node, args: Arguments) -> Result:
 
 
 def _add_embedding(walk: Walk, node: fx.Node, table: fx.Node) -> GroupDraft:
-    name = layer_name(parameter_path(walk, node, table, "table"), "embedding")
+    name = walk.layer_name(node, parameter_path(walk, node, table, "table"), "embedding")
     source = walk.add_group(node, f"{name}.entries", role="input")
     source.units = walk.new_units(table, 0, source)
     target = walk.add_group(node, name)
