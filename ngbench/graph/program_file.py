@@ -11,6 +11,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,10 @@ def load_program(path: Path) -> ExportedProgram:
     try:
         with PT2ArchiveReader(str(path)) as reader:
             _check(path, reader)
-        return torch.export.load(str(path))
+        with warnings.catch_warnings():
+            # Older torch reads weights from memory that it may not write to, and nothing here does.
+            warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+            return torch.export.load(str(path))
     # What torch raises for a damaged archive, and for JSON that is no program.
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, NotImplementedError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

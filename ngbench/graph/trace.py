@@ -135,7 +135,7 @@ def export(module: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Tens
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps torch from printing a program that it cannot export, and from warning of what concerns only itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx", "torch._dynamo", "torch.__trace")]
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx", "torch._dynamo", "torch._subclasses")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

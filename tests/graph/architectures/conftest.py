@@ -77,6 +77,7 @@ class Architecture:
         with (
             torch.no_grad(),
             mock.patch.object(torch, "float32", torch.float64),
+            mock.patch.object(torch, "float", torch.float64),
             mock.patch.object(Tensor, "float", Tensor.double),
         ):
             outputs = self.precise(*inputs, **self.kwargs)
