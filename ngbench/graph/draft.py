@@ -275,7 +275,7 @@ class _Emission:
                     problem,
                     "the same cuts wherever the layer is read; separate layers instead of one fused layer can be traced",
                 )
-            shared = {id(pairs[id(leaf)]) for leaf in source.leaves if id(leaf) in pairs}
+            shared = {id(pairs[id(leaf)]) for leaf in units if id(leaf) in pairs}
             for target in targets:
                 own = {id(leaf) for leaf in target.leaves}
                 if shared <= own:

@@ -4,8 +4,8 @@ The group of a topology always contains the permutations of the hidden units, ea
 
 * ``scaling``: a positive factor for each unit with an activation that is positively homogeneous (none, relu, leaky_relu,
   relu squared, …): what enters the unit is multiplied by it, what leaves is divided by its power. It passes through residual
-  streams, products (the linear half of a gated unit), maxima, pooling, the values and outputs of an attention, and inversely
-  through its queries and keys. Units behind the affine part of a norm have one; units before a batch norm as well, which in
+  streams, products (the linear half of a gated unit), maxima, pooling, the values and outputs of an attention whose heads have
+  keys and values of their own, and inversely through its queries and keys. Units behind the affine part of a norm have one; units before a batch norm as well, which in
   evaluation is affine: the running mean takes the factor, the weight its inverse, the running variance stays.
 * ``signs``: a factor of 1 or -1 for each unit with an odd activation (none, tanh, erf, sine, …), or an even one, where only
   what enters changes. It passes also through batch, instance and RMS norm, and through the cells of an LSTM, GRU or tanh RNN.
@@ -373,7 +373,7 @@ class _Moves:
         if before is not None:
             values = values * before.to(values)[:, :, None, None]
         if after is not None:
-            sources = torch.from_numpy(np.ascontiguousarray(self.topology.block_sources(block.name)))
+            sources = torch.from_numpy(self.topology.block_sources(block.name).copy())
             own = after[:, None, :] if block.pattern == "dense" else after[:, sources]
             values = values / own.to(values)[..., None]
         return values
@@ -426,7 +426,7 @@ def _gather_within(topology: Topology, block: EdgeBlock, values: Tensor, permuta
     """Edge values of a grouped block gathered along their sources, which stand by their place among those of one target."""
     if permutations is None:
         return values
-    sources = torch.from_numpy(np.ascontiguousarray(topology.block_sources(block.name)))
+    sources = torch.from_numpy(topology.block_sources(block.name).copy())
     place = torch.empty(topology.group(block.source).size, dtype=torch.int64)
     place[sources] = torch.arange(sources.shape[1]).expand_as(sources)
     moved = place[permutations[:, sources]].to(values.device)

@@ -141,7 +141,7 @@ def _quiet() -> Iterator[None]:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\..*_flat_weights", category=UserWarning)
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\.", category=UserWarning)
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
             yield
     finally:

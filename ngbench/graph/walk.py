@@ -105,10 +105,18 @@ class Walk:
         """Whether a tensor is a parameter, or a part or view of one."""
         return self.value(node).parameter is not None
 
-    def as_units(self, node: fx.Node, source: fx.Node) -> Value:
-        """A value that is computed from units: a parameter that is read as a tensor becomes a table."""
+    def as_units(self, node: fx.Node, source: fx.Node, *, whole: bool = False) -> Value:
+        """A value that is computed from units: a parameter that is read as a tensor becomes a table.
+
+        Args:
+            node: The operation that reads it.
+            source: The tensor.
+            whole: Whether each entry of a parameter becomes a unit, since it is not known yet which axes are positions.
+        """
         value = self.value(source)
-        return self.table(node, value) if value.parameter is not None else value
+        if value.parameter is None:
+            return value
+        return add_table(self, node, value, None) if whole else self.table(node, value)
 
     def table(self, node: fx.Node, value: Value, *, like: Value | None = None) -> Value:
         """A parameter as a table of units by position; its units are its last axis, or where `like` has units."""
@@ -136,7 +144,9 @@ class Walk:
         links = [(expr, own) for expr, own in zip(value.axes, units, strict=False) if ax.size_of(expr) > 1]
         for expr, own in links:
             ax.unify(expr, own)
-        chosen = ((value.hidden, ()),) if value.hidden else ()
+        # Single entries that were cut from a longer axis.
+        single = [factor for expr in value.axes if ax.size_of(expr) == 1 for factor in expr if factor.parent is not None]
+        chosen = [(expr, ()) for expr in ((*value.hidden, *single),) if expr]
         return Shown(path, self.stored(path).axes, (*links, *chosen))
 
     def new_units(self, argument: fx.Node, axis: int, target: GroupDraft) -> Expr:

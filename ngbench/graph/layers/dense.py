@@ -55,6 +55,9 @@ def add_weight(
     of_weight = ["" if size == 1 < sizes.get(letter, 1) else letter for letter, size in pairs_of_axes]
     if any(letter and letter not in of_value and letter not in result for letter in of_weight):
         raise unsupported(node, f"{path!r} is summed over by itself", "a weight whose axes meet the input or stay in the result")
+    kept = [of_value.index(letter) for letter in of_weight if letter in of_value and letter in result]
+    # Units and positions on one axis that the weight tells apart: all keep their places.
+    value = walk.as_positions(node, value, [axis for axis in kept if any(f.draft is None for f in ax.flat(value.axes[axis]))])
     read = [of_value.index(letter) for letter in of_weight if letter in of_value and _is_read(value, of_value, letter, result)]
     for axis in read:
         walk.units_on(value, axis)
@@ -208,23 +211,24 @@ def _add_embedding(walk: Walk, node: fx.Node, table: fx.Node) -> GroupDraft:
     return target
 
 
-def add_table(walk: Walk, node: fx.Node, value: Value, axis: int) -> Value:
+def add_table(walk: Walk, node: fx.Node, value: Value, axis: int | None) -> Value:
     """A parameter that is added or joined as a tensor: a block from one input node for each of its positions.
 
     Args:
         walk: The walk.
         node: The operation that reads it.
         value: The parameter, perhaps a part of it; all its positions become nodes, also those that are not read here.
-        axis: Which of its axes runs over units; none where it is negative.
+        axis: Which of its axes runs over units; None for all.
     """
     path = value.parameter or ""
     source, target = walk.add_group(node, f"{path}.positions", role="input"), walk.add_group(node, path)
-    units = {id(leaf) for leaf in ax.leaves(value.axes[axis])} if value.axes else set()
+    over = value.axes if axis is None else value.axes[axis : axis + 1]
+    units = {id(leaf) for expr in over for leaf in ax.leaves(expr)}
     counterpart: dict[int, Factor] = {}
     links: list[tuple[Expr, Expr]] = []
     for expr in walk.stored(path).axes:
         is_target = any(id(leaf) in units for leaf in ax.leaves(expr))
-        if is_target and ax.size_of(value.axes[axis]) < ax.size_of(expr):
+        if is_target and not {id(leaf) for leaf in ax.leaves(expr)} <= units:
             # What is not read here may be read with another input, and in its place.
             ax.pin(expr)
         group = target if is_target else source

@@ -62,6 +62,9 @@ BINARY = ("add", "sub", "mul", "div", "true_divide", "maximum", "minimum", "rsub
 
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "true_divide": "/", "maximum": " max ", "minimum": " min ", "pow": "^"}
 
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1, "true_divide": 1}
+"""Numbers that leave a tensor as it is, such as the zero that Python's sum starts with."""
+
 _CANONICAL = {"gelu(none)": "gelu", "elu(1)": "elu", "celu(1)": "celu", "softplus(1)": "softplus", "hardtanh(0,6)": "relu6"}
 
 
@@ -76,7 +79,7 @@ def _unary(walk: Walk, node: fx.Node, args: Arguments) -> Result:
     if not isinstance(source, fx.Node) or any(isinstance(constant, fx.Node) for constant in constants):
         raise unsupported(node, f"{name!r} with a computed argument is not supported", "a number")
     text = name + (f"({','.join(map(_number, constants))})" if constants else "")
-    value = walk.as_units(node, source)
+    value = walk.as_units(node, source, whole=True)
     return walk.follow(node, value, _grown(value.axes, shape_of(node)), text=_CANONICAL.get(text, text))
 
 
@@ -160,8 +163,11 @@ def _binary(walk: Walk, node: fx.Node, args: Arguments) -> Result:
     if not isinstance(second, fx.Node) or not isinstance(first, fx.Node):
         tensor, number = (first, second) if isinstance(first, fx.Node) else (second, first)
         name = name if tensor is first or name in ("add", "mul", "maximum", "minimum") else f"r{name}"
-        text = f"{name}({_number(number if args.get('alpha', 1) == 1 else number * args['alpha'])}{_rounding(args)})"
-        value = walk.as_units(node, tensor)
+        number = number if args.get("alpha", 1) == 1 else number * args["alpha"]
+        value = walk.as_units(node, tensor, whole=True)
+        if _NEUTRAL.get(name) == number and not _rounding(args):
+            return walk.follow(node, value, value.axes)
+        text = f"{name}({_number(number)}{_rounding(args)})"
         return walk.follow(node, value, value.axes, text=_CANONICAL.get(text, text))
     a, b = walk.value(first), walk.value(second)
     if a.is_constant or b.is_constant:
