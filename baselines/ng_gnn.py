@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,9 @@ UNMARKED = ("conv", "linear")
 
 INNER_ROLES = ("hidden", "structural")
 
+SMALLEST_MEAN_SQUARE = 1e-4
+"""Added to the mean square of a kernel before its logarithm is taken; that of a usual kernel is normalised to one."""
+
 GRAPHS_PER_STRUCTURE = 32
 """Networks of a structure, on average, from which on they are read side by side, without tables of indices.
 
@@ -67,6 +70,9 @@ class Config(Training):
         pooling: ``"mean"`` reads the mean of all nodes, ``"cat"`` the output nodes one after the other.
         dropout: Share of node features dropped after each layer but the last.
         weight_noise: Standard deviation of the factors, around one, that each weight and bias is multiplied by in training.
+        mixed: Whether networks are read in terms that structures share: relative depth instead of the number of a layer,
+            scale and sum of each kernel besides its numbers, a norm over the nodes that edges enter, and for pooling ``"mean"``
+            inner and output nodes apart. None for where the training networks have several structures.
 
     Raises:
         ConfigError: An option has none of the named values, or a number is out of range.
@@ -85,6 +91,7 @@ class Config(Training):
     pooling: str = "mean"
     dropout: float = 0.0
     weight_noise: float = 0.2
+    mixed: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +102,7 @@ class Config(Training):
     @classmethod
     def paper(cls, **changes: Any) -> Config:
         """The model of the paper: Fourier features, no residual updates, output nodes read, weights neither clipped nor noisy."""
-        return replace(cls(encoding="fourier", clip=0.0, residual=False, pooling="cat", weight_noise=0.0), **changes)
+        return replace(cls(encoding="fourier", clip=0.0, residual=False, pooling="cat", weight_noise=0.0, mixed=False), **changes)
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,8 @@ class Vocabulary:
 
     Args:
         num_inputs: Most input nodes of a network; each has an embedding of its own, and further ones take the last.
-        num_hidden_layers: Most hidden layers of a network; each has an embedding, and deeper layers take the last.
+        num_hidden_layers: Most hidden layers of a network; each has an embedding, and deeper layers take the last. One where
+            networks are read as `Config.mixed`, which tells layers apart by `depths`.
         num_outputs: Most output nodes of a network; each has an embedding of its own, and further ones take the last.
         kernel: Spatial shape to which the weights on all edges are padded, or cut where a kernel is larger.
         features: Names of the node features that are read, the bias among them even where no network has one.
@@ -123,14 +131,14 @@ class Vocabulary:
     mean_log_degree: float
 
     @classmethod
-    def of(cls, networks: GraphDataset, *, reverse_edges: bool) -> Vocabulary:
+    def of(cls, networks: GraphDataset, *, reverse_edges: bool, mixed: bool = False) -> Vocabulary:
         """The vocabulary of some networks."""
         topologies = [topology for bundle in networks.bundles for topology in bundle.variants]
         groups = [group for topology in topologies for group in topology.groups]
         degrees = [Wiring.of(bundle.topology, reverse_edges).degree.repeat(len(bundle)) for bundle in networks.bundles]
         return cls(
             num_inputs=max(_num_nodes(topology, "input") for topology in topologies),
-            num_hidden_layers=max((group.layer for group in groups if group.role == "hidden"), default=1),
+            num_hidden_layers=1 if mixed else max((group.layer for group in groups if group.role == "hidden"), default=1),
             num_outputs=max(_num_nodes(topology, "output") for topology in topologies),
             kernel=largest_kernel(*topologies),
             features=tuple(sorted({"bias"}.union(feature.name for group in groups for feature in group.features))),
@@ -159,6 +167,20 @@ def position_rows(vocabulary: Vocabulary, topology: Topology) -> Tensor:
         rows += [first + min(num_seen[group.role] + node, most - 1) for node in range(group.size)]
         num_seen[group.role] += group.size
     return torch.tensor(rows)
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def depths(topology: Topology) -> Tensor:
+    """Depth of each inner node, float32 ``[nodes, 3]``: share of the deepest layer, and closeness to inputs and to that layer.
+
+    Closeness is one over one more than the number of layers between; input and output nodes have zeros.
+    """
+    deepest = max(group.layer for group in topology.groups)
+    of_groups = [
+        (g.layer / deepest, 1 / (1 + g.layer), 1 / (1 + deepest - g.layer)) if g.role in INNER_ROLES else (0.0, 0.0, 0.0)
+        for g in topology.groups
+    ]
+    return torch.repeat_interleave(torch.tensor(of_groups), torch.tensor([group.size for group in topology.groups]), 0)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -192,6 +214,12 @@ def value_positions(vocabulary: Vocabulary, topology: Topology, reverse_edges: b
     return bundle.node_features(vocabulary.features)[:, 0], weights
 
 
+@lru_cache(maxsize=CACHE_SIZE)
+def kernel_sizes(vocabulary: Vocabulary, topology: Topology, reverse_edges: bool) -> Tensor:
+    """Numbers that are read of the kernel on each edge, padding not counted, int64 ``[edges]``."""
+    return (value_positions(vocabulary, topology, reverse_edges)[1] > 0).sum(1)
+
+
 @dataclass(frozen=True)
 class Reading:
     """Networks as they enter the model at once: of one structure side by side, or of any number as one flat graph.
@@ -200,7 +228,9 @@ class Reading:
         wiring: The edges; of one structure a `Wiring`, and of several a `FlatWiring` in one column for graphs.
         features: Node features, ``[nodes, graphs, features]``.
         weights: Weights on the edges, and then on the reversed edges, ``[edges, graphs, kernel]``.
+        kernel_sizes: Numbers in the kernel on each edge, int64 ``[edges]``.
         positions: Rows of positional embeddings, int64 ``[nodes]``.
+        depths: Relative depths, float32 ``[nodes, 3]``.
         activations: Rows of activation embeddings, int64 ``[nodes, variants]``.
         variant: Which of these each network has, int64 ``[graphs]``.
         operations: Rows of operation embeddings, int64 ``[edges]``.
@@ -211,7 +241,9 @@ class Reading:
     wiring: Wiring | FlatWiring
     features: Tensor
     weights: Tensor
+    kernel_sizes: Tensor
     positions: Tensor
+    depths: Tensor
     activations: Tensor
     variant: Tensor
     operations: Tensor
@@ -233,7 +265,9 @@ class Reading:
             wiring=Wiring.of(topology, reverse_edges),
             features=bundle.node_features(vocabulary.features),
             weights=torch.cat([weights, weights[reversal(topology)]]) if reverse_edges else weights,
+            kernel_sizes=kernel_sizes(vocabulary, topology, reverse_edges),
             positions=position_rows(vocabulary, topology),
+            depths=depths(topology),
             activations=torch.stack([activation_rows(vocabulary, variant) for variant in bundle.variants], 1),
             variant=bundle.variant,
             operations=operation_rows(vocabulary, topology, reverse_edges),
@@ -268,7 +302,9 @@ class Reading:
             wiring=wiring.to(device),
             features=gathered(features, wiring.nodes),
             weights=gathered(weights, wiring.edges),
+            kernel_sizes=tiled([kernel_sizes(vocabulary, t, reverse_edges) for t, _ in structures], counts)[wiring.edges],
             positions=tiled([position_rows(vocabulary, topology) for topology, _ in structures], counts)[wiring.nodes],
+            depths=tiled([depths(topology) for topology, _ in structures], counts)[wiring.nodes],
             activations=torch.cat([rows.flatten() for rows in of_variants])[wiring.nodes].unsqueeze(1),
             variant=torch.zeros(1, dtype=torch.int64),
             operations=tiled([operation_rows(vocabulary, t, reverse_edges) for t, _ in structures], counts)[wiring.edges],
@@ -299,19 +335,33 @@ class Fourier(nn.Module):
 
 
 class GraphNorm(nn.Module):
-    """Normalises over all nodes and channels of one graph, then scales and shifts each channel."""
+    """Normalises over nodes and channels of one graph, then scales and shifts each channel.
 
-    def __init__(self, channels: int, *, eps: float = 1e-5):
+    Args:
+        channels: Numbers in the vector of a node.
+        only_receivers: Whether mean and deviation are those of the nodes that edges enter, and not of all.
+        eps: Added to the deviation.
+    """
+
+    def __init__(self, channels: int, *, only_receivers: bool = False, eps: float = 1e-5):
         super().__init__()
+        self.only_receivers = only_receivers
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = eps
 
     def forward(self, nodes: Tensor, wiring: Wiring | FlatWiring) -> Tensor:
         """``[nodes, graphs, channels]`` to the same."""
-        centred = nodes - wiring.graph_mean(nodes)
-        deviation = wiring.graph_mean(centred.square()).sqrt()
+        mean = partial(_mean_of_receivers, wiring) if self.only_receivers else wiring.graph_mean
+        centred = nodes - mean(nodes)
+        deviation = mean(centred.square()).sqrt()
         return centred * (self.weight / (deviation + self.eps)) + self.bias
+
+
+def _mean_of_receivers(wiring: Wiring | FlatWiring, nodes: Tensor) -> Tensor:
+    """As `Wiring.graph_mean`, over the nodes that edges enter."""
+    receives = (wiring.degree > 0).to(nodes)[:, None, None]
+    return wiring.graph_mean(nodes * receives) / wiring.graph_mean(receives)
 
 
 class Layer(nn.Module):
@@ -372,18 +422,21 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self.config, self.vocabulary, self.normalization = config, vocabulary, normalization
         channels, directions = config.channels, 1 + config.reverse_edges
-        self.encode_edges = self._encoder((2 * directions - 1) * math.prod(vocabulary.kernel))
+        self.encode_edges = self._encoder((2 * directions - 1) * math.prod(vocabulary.kernel) + (2 if config.mixed else 0))
         self.encode_nodes = self._encoder(len(vocabulary.features))
         self.direction = nn.Parameter(torch.zeros(directions, channels))
         num_positions = vocabulary.num_inputs + vocabulary.num_hidden_layers + vocabulary.num_outputs
         self.position = nn.Parameter(torch.randn(num_positions, channels))
         self.activation = nn.Parameter(torch.randn(len(vocabulary.activations), channels))
         self.operation = nn.Parameter(torch.randn(len(vocabulary.operations), channels))
+        self.depth = nn.Parameter(torch.randn(3 if config.mixed else 0, channels))
         self.layers = nn.ModuleList(
             Layer(channels, updates_edges=index > 0, residual=config.residual) for index in range(config.num_layers)
         )
-        self.norms = nn.ModuleList(GraphNorm(channels) for _ in range(config.num_layers - 1))
-        self.num_features = channels * (vocabulary.num_outputs if config.pooling == "cat" else 1)
+        self.norms = nn.ModuleList(
+            GraphNorm(channels, only_receivers=bool(config.mixed)) for _ in range(config.num_layers - 1)
+        )
+        self.num_features = channels * (vocabulary.num_outputs if config.pooling == "cat" else 2 if config.mixed else 1)
         self.read_out = nn.Sequential(
             nn.Linear(self.num_features, channels),
             nn.ReLU(),
@@ -410,10 +463,11 @@ class GraphNetwork(nn.Module):
 
     def _pooled(self, reading: Reading) -> Tensor:
         nodes = self.embed_nodes(reading)
-        if self.config.pooling == "mean":
-            return reading.wiring.pool(nodes)
         # outputs that a network lacks count as zeros
         places = reading.positions - (self.vocabulary.num_inputs + self.vocabulary.num_hidden_layers)
+        if self.config.pooling == "mean":
+            parts = ((reading.positions >= self.vocabulary.num_inputs) & (places < 0), places >= 0)
+            return _pool_parts(reading.wiring, nodes, parts) if self.config.mixed else reading.wiring.pool(nodes)
         return reading.wiring.concatenate(nodes, places, num_places=self.vocabulary.num_outputs)
 
     def embed_nodes(self, reading: Reading) -> Tensor:
@@ -454,6 +508,8 @@ class GraphNetwork(nn.Module):
         """Nodes ``[nodes, graphs, channels]`` and edges ``[edges, graphs, channels]`` as they enter the first layer."""
         activations = functional.pad(self.activation, (0, 0, 0, 1))[reading.activations][:, reading.variant]
         nodes = self.encode_nodes(reading.features) + self.position[reading.positions].unsqueeze(1) + activations
+        if self.config.mixed:
+            nodes = nodes + (reading.depths.to(nodes) @ self.depth).unsqueeze(1)
         return nodes, self._encoded_edges(reading)
 
     def _encoded_edges(self, reading: Reading) -> Tensor:
@@ -464,10 +520,34 @@ class GraphNetwork(nn.Module):
             is_reversed = reading.is_reversed.to(weights)[:, None, None]
             weights = torch.cat([weights * (1 - is_reversed), weights * is_reversed, weights], -1)
             direction = self.direction[reading.is_reversed.long()].unsqueeze(1)
+        if self.config.mixed:
+            weights = torch.cat([weights, *_scale_and_sum(reading)], -1)
         edges = self.encode_edges(weights) + direction
         if not self.vocabulary.operations:
             return edges
         return edges + functional.pad(self.operation, (0, 0, 0, 1))[reading.operations].unsqueeze(1)
+
+
+def _scale_and_sum(reading: Reading) -> tuple[Tensor, Tensor]:
+    """Of the kernel on each edge the logarithm of its root mean square, and its sum at unit variance, ``[edges, graphs, 1]``."""
+    sizes = reading.kernel_sizes.to(reading.weights)[:, None, None]
+    mean_square = reading.weights.square().sum(-1, keepdim=True) / sizes
+    return (mean_square + SMALLEST_MEAN_SQUARE).log() / 2, reading.weights.sum(-1, keepdim=True) / sizes.sqrt()
+
+
+def _pool_parts(wiring: Wiring | FlatWiring, nodes: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Mean of some nodes of each graph after that of others, ``[graphs, parts · channels]``; zeros where a graph has none.
+
+    Args:
+        wiring: Says which nodes are a graph's.
+        nodes: ``[nodes, graphs, channels]``.
+        parts: For each part the nodes in it, bool ``[nodes]``.
+    """
+    pooled = []
+    for part in parts:
+        of_part = part.to(nodes)[:, None, None]
+        pooled.append(wiring.pool(nodes * of_part) / wiring.pool(of_part).clamp(min=torch.finfo(nodes.dtype).tiny))
+    return torch.cat(pooled, 1)
 
 
 class NGGNN:
@@ -520,9 +600,10 @@ class NGGNN:
 
     def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
         """Trains on `train` and keeps the epoch that is best on `val`."""
-        vocabulary = Vocabulary.of(train, reverse_edges=self.config.reverse_edges)
+        mixed = len(train.bundles) > 1 if self.config.mixed is None else self.config.mixed
+        vocabulary = Vocabulary.of(train, reverse_edges=self.config.reverse_edges, mixed=mixed)
         with training.seeded(context.seed):
-            module = GraphNetwork(self.config, vocabulary, Normalization.fit(train), num_outputs=1)
+            module = GraphNetwork(replace(self.config, mixed=mixed), vocabulary, Normalization.fit(train), num_outputs=1)
         training.train(module, settings=self.config, problem=problem, train=train, val=val, context=context)
         self._module, self._problem = module, problem
 

@@ -127,6 +127,7 @@ def ng_gnn_weights(theirs: Mapping[str, Tensor], options: Mapping[str, Any]) -> 
     ours["position"] = theirs[f"{construct}.pos_embed"]
     ours["direction"] = ours["position"].new_zeros(1 + options["reverse_edges"], channels)
     ours["operation"] = ours["position"].new_zeros(0, channels)
+    ours["depth"] = ours["position"].new_zeros(0, channels)
     ours["activation"] = theirs.get(f"{construct}.act_emb.embedding.weight", ours["position"].new_zeros(0, channels))
     for kind, encoder, last in (("weight", "encode_edges", "proj_edge_in"), ("bias", "encode_nodes", "proj_node_in")):
         if options["encoding"] == "fourier":

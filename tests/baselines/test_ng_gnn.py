@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from baselines import ng_gnn
-from baselines.ng_gnn import NGGNN, GraphNetwork, Vocabulary, position_rows
+from baselines.message_passing import Wiring
+from baselines.ng_gnn import NGGNN, GraphNetwork, GraphNorm, Vocabulary, depths, kernel_sizes, position_rows
 from baselines.training import in_float64, seeded
 from ngbench.errors import ConfigError, GraphError, MethodError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology, symmetry
@@ -212,6 +213,9 @@ OPTIONS = {
     "paper-both-ways": NGGNN.Config.paper(reverse_edges=True),
     "concatenated": NGGNN.Config(pooling="cat", num_layers=2),
     "one-layer": NGGNN.Config(num_layers=1),
+    "mixed": NGGNN.Config(mixed=True),
+    "mixed-both-ways": NGGNN.Config(mixed=True, reverse_edges=True),
+    "mixed-concatenated": NGGNN.Config(mixed=True, pooling="cat"),
 }
 
 
@@ -219,7 +223,7 @@ def untrained(config=SMALL, *, topologies=TOPOLOGIES):
     """A network of random weights, in which every table and bias matters."""
     train = fake_dataset(topologies, num_graphs=36)
     with seeded(1):
-        vocabulary = Vocabulary.of(train, reverse_edges=config.reverse_edges)
+        vocabulary = Vocabulary.of(train, reverse_edges=config.reverse_edges, mixed=bool(config.mixed))
         module = GraphNetwork(replace(config, channels=6), vocabulary, Normalization.fit(train), num_outputs=2)
         for parameter in module.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -426,3 +430,90 @@ def test_running_moments_and_shared_numbers_are_read():
         row[slot.start] += 0.5
         after = outputs(module, GraphDataset.from_graphs([NeuralGraph.from_row(graph.topology, row)]))
         assert np.abs(after - before).max() > 1e-6, feature
+
+
+MIXED = replace(SMALL, mixed=True)
+
+
+def test_networks_are_read_as_mixed_where_training_has_several_structures():
+    for topologies, mixed in ((ONE_STRUCTURE, False), (SEVERAL_STRUCTURES, True)):
+        method = NGGNN(replace(SMALL, epochs=1))
+        method.fit(PROBLEM, fake_dataset(topologies, num_graphs=18), fake_dataset(topologies, num_graphs=6, seed=1), CONTEXT)
+        assert method.module.config.mixed is mixed
+        assert len(method.module.depth) == (3 if mixed else 0)
+
+
+def test_networks_of_one_structure_are_read_as_before():
+    config = replace(SMALL, epochs=2)
+    train, val = (fake_dataset(ONE_STRUCTURE, num_graphs=18, seed=seed) for seed in (0, 1))
+    predictions = []
+    for mixed in (None, False, True):
+        method = NGGNN(replace(config, mixed=mixed))
+        method.fit(PROBLEM, train, val, CONTEXT)
+        predictions.append(method.predict(val))
+    np.testing.assert_array_equal(predictions[0], predictions[1])
+    assert np.abs(predictions[0] - predictions[2]).max() > 1e-4
+
+
+def test_depths_are_relative_to_the_deepest_layer():
+    rows = depths(mlp_topology((2, 1, 3, 1, 5)))
+    assert rows.dtype == torch.float32
+    expected = [[0, 0, 0]] * 2 + [[1 / 4, 1 / 2, 1 / 4]] + [[2 / 4, 1 / 3, 1 / 3]] * 3 + [[3 / 4, 1 / 4, 1 / 2]] + [[0, 0, 0]] * 5
+    torch.testing.assert_close(rows, torch.tensor(expected))
+
+
+def test_layers_are_told_apart_by_depth_alone_where_structures_are_mixed():
+    vocabulary = Vocabulary.of(fake_dataset(SEVERAL_STRUCTURES), reverse_edges=False, mixed=True)
+    assert (vocabulary.num_inputs, vocabulary.num_hidden_layers, vocabulary.num_outputs) == (9, 1, 5)
+    assert position_rows(vocabulary, mlp_topology((2, 1, 3, 1, 5))).tolist() == [0, 1, 9, 9, 9, 9, 9, 10, 11, 12, 13, 14]
+
+
+def test_padding_is_not_counted_in_a_kernel():
+    vocabulary = Vocabulary.of(fake_dataset([cnn_topology((1, 4), num_classes=2, kernel=(3, 3))]), reverse_edges=False)
+    narrow = cnn_topology((1, 4), num_classes=2, kernel=(5, 1))
+    # four convolutions, of whose five numbers three are kept, then eight weights of the head
+    assert kernel_sizes(vocabulary, narrow, False).tolist() == [3] * 4 + [1] * 8
+
+
+def test_inner_and_output_nodes_are_pooled_apart_and_inputs_left_out():
+    module = untrained(MIXED, topologies=SEVERAL_STRUCTURES)
+    topology = mlp_topology((4, 3, 2, 5))
+    networks = fake_dataset([topology], num_graphs=7)
+    (reading,) = module.read(networks.batch())
+    nodes = module.embed_nodes(reading).detach()
+    embedded = module.embed(networks.batch())[0].detach()
+    torch.testing.assert_close(embedded, torch.cat([nodes[4:9].mean(0), nodes[9:].mean(0)], 1))
+
+
+def test_the_norm_can_leave_out_nodes_that_no_edge_enters():
+    topology = mlp_topology((4, 3, 2))
+    nodes = torch.randn(9, 5, 6, generator=torch.Generator().manual_seed(0))
+    moved = torch.cat([nodes[:4] * 7 + 1, nodes[4:]])
+    wiring = Wiring.of(topology, False)
+    for only_receivers in (True, False):
+        norm = GraphNorm(6, only_receivers=only_receivers)
+        same = torch.allclose(norm(moved, wiring)[4:], norm(nodes, wiring)[4:])
+        assert same is only_receivers
+    normalised = GraphNorm(6, only_receivers=True)(nodes, wiring)[4:]
+    torch.testing.assert_close(normalised.mean((0, 2)), torch.zeros(5), rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalised.square().mean((0, 2)), torch.ones(5), rtol=0, atol=1e-3)
+
+
+def test_scale_and_sum_of_kernels_are_the_same_whatever_their_padding():
+    config = replace(MIXED, weight_noise=0.0)
+    values = torch.randn(2, generator=torch.Generator().manual_seed(0)).double()
+    found = []
+    for kernel in ((2, 3), (4, 5)):
+        module = untrained(config, topologies=[cnn_topology((1, 4), num_classes=2, kernel=kernel)])
+        module.normalization = copy.copy
+        topology = cnn_topology((1, 4), num_classes=2, kernel=(1, 2))
+        (graph,) = fake_graphs([topology], num_graphs=1)
+        row = graph.row().double()
+        slot = topology.slots[topology.slot_index["conv0", None]]
+        row[slot.start : slot.start + 2] = values
+        networks = GraphDataset.from_graphs([NeuralGraph.from_row(topology, row)])
+        (reading,) = module.read(networks.batch().to("cpu", torch.float64))
+        found.append(torch.stack(ng_gnn._scale_and_sum(reading))[:, 0, 0, 0])
+    torch.testing.assert_close(found[0], found[1])
+    expected = torch.stack([(values.square().mean() + 1e-4).sqrt().log(), values.sum() / 2**0.5])
+    torch.testing.assert_close(found[0], expected)
