@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,8 @@ class Config(Training):
         dropout: Share of node features dropped after each layer but the last.
         weight_noise: Standard deviation of the factors, around one, that each weight and bias is multiplied by in training.
         mixed: Whether networks are read in terms that structures share: relative depth instead of the number of a layer,
-            scale and sum of each kernel besides its numbers, a norm over the nodes that edges enter, and for pooling ``"mean"``
-            inner and output nodes apart. None for where the training networks have several structures.
+            scale and sum of each kernel besides its numbers, and for pooling ``"mean"`` inner and output nodes apart. None for
+            where the training networks have several structures.
 
     Raises:
         ConfigError: An option has none of the named values, or a number is out of range.
@@ -335,33 +335,19 @@ class Fourier(nn.Module):
 
 
 class GraphNorm(nn.Module):
-    """Normalises over nodes and channels of one graph, then scales and shifts each channel.
+    """Normalises over all nodes and channels of one graph, then scales and shifts each channel."""
 
-    Args:
-        channels: Numbers in the vector of a node.
-        only_receivers: Whether mean and deviation are those of the nodes that edges enter, and not of all.
-        eps: Added to the deviation.
-    """
-
-    def __init__(self, channels: int, *, only_receivers: bool = False, eps: float = 1e-5):
+    def __init__(self, channels: int, *, eps: float = 1e-5):
         super().__init__()
-        self.only_receivers = only_receivers
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = eps
 
     def forward(self, nodes: Tensor, wiring: Wiring | FlatWiring) -> Tensor:
         """``[nodes, graphs, channels]`` to the same."""
-        mean = partial(_mean_of_receivers, wiring) if self.only_receivers else wiring.graph_mean
-        centred = nodes - mean(nodes)
-        deviation = mean(centred.square()).sqrt()
+        centred = nodes - wiring.graph_mean(nodes)
+        deviation = wiring.graph_mean(centred.square()).sqrt()
         return centred * (self.weight / (deviation + self.eps)) + self.bias
-
-
-def _mean_of_receivers(wiring: Wiring | FlatWiring, nodes: Tensor) -> Tensor:
-    """As `Wiring.graph_mean`, over the nodes that edges enter."""
-    receives = (wiring.degree > 0).to(nodes)[:, None, None]
-    return wiring.graph_mean(nodes * receives) / wiring.graph_mean(receives)
 
 
 class Layer(nn.Module):
@@ -433,9 +419,7 @@ class GraphNetwork(nn.Module):
         self.layers = nn.ModuleList(
             Layer(channels, updates_edges=index > 0, residual=config.residual) for index in range(config.num_layers)
         )
-        self.norms = nn.ModuleList(
-            GraphNorm(channels, only_receivers=bool(config.mixed)) for _ in range(config.num_layers - 1)
-        )
+        self.norms = nn.ModuleList(GraphNorm(channels) for _ in range(config.num_layers - 1))
         self.num_features = channels * (vocabulary.num_outputs if config.pooling == "cat" else 2 if config.mixed else 1)
         self.read_out = nn.Sequential(
             nn.Linear(self.num_features, channels),
@@ -463,11 +447,13 @@ class GraphNetwork(nn.Module):
 
     def _pooled(self, reading: Reading) -> Tensor:
         nodes = self.embed_nodes(reading)
-        # outputs that a network lacks count as zeros
+        if self.config.pooling == "mean" and not self.config.mixed:
+            return reading.wiring.pool(nodes)
         places = reading.positions - (self.vocabulary.num_inputs + self.vocabulary.num_hidden_layers)
-        if self.config.pooling == "mean":
-            parts = ((reading.positions >= self.vocabulary.num_inputs) & (places < 0), places >= 0)
-            return _pool_parts(reading.wiring, nodes, parts) if self.config.mixed else reading.wiring.pool(nodes)
+        if self.config.mixed and self.config.pooling == "mean":
+            is_inner = (reading.positions >= self.vocabulary.num_inputs) & (places < 0)
+            return torch.cat([_mean_of(part, nodes, reading.wiring) for part in (is_inner, places >= 0)], 1)
+        # outputs that a network lacks count as zeros
         return reading.wiring.concatenate(nodes, places, num_places=self.vocabulary.num_outputs)
 
     def embed_nodes(self, reading: Reading) -> Tensor:
@@ -535,19 +521,10 @@ def _scale_and_sum(reading: Reading) -> tuple[Tensor, Tensor]:
     return (mean_square + SMALLEST_MEAN_SQUARE).log() / 2, reading.weights.sum(-1, keepdim=True) / sizes.sqrt()
 
 
-def _pool_parts(wiring: Wiring | FlatWiring, nodes: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """Mean of some nodes of each graph after that of others, ``[graphs, parts · channels]``; zeros where a graph has none.
-
-    Args:
-        wiring: Says which nodes are a graph's.
-        nodes: ``[nodes, graphs, channels]``.
-        parts: For each part the nodes in it, bool ``[nodes]``.
-    """
-    pooled = []
-    for part in parts:
-        of_part = part.to(nodes)[:, None, None]
-        pooled.append(wiring.pool(nodes * of_part) / wiring.pool(of_part).clamp(min=torch.finfo(nodes.dtype).tiny))
-    return torch.cat(pooled, 1)
+def _mean_of(part: Tensor, nodes: Tensor, wiring: Wiring | FlatWiring) -> Tensor:
+    """Mean of the nodes of each graph that are in a part, bool ``[nodes]``: ``[graphs, channels]``, zeros where none is."""
+    is_counted = part.to(nodes)[:, None, None]
+    return wiring.pool(nodes * is_counted) / wiring.pool(is_counted).clamp(min=torch.finfo(nodes.dtype).tiny)
 
 
 class NGGNN:
@@ -558,10 +535,11 @@ class NGGNN:
     one, and the loss is that of `training.train`. The default options further differ in linear instead of Fourier encodings,
     residual updates, the mean of all nodes instead of the output nodes, clipped weights, and noise on the weights;
     `Config.paper` has the paper's. Edges that are neither linear nor convolutional have an embedding of their operation.
+    Trained on several structures it reads them as `Config.mixed`.
 
-    It reads any network: inputs, layers and outputs beyond those of training take the embedding of the last; activations and
-    operations that training lacked have none; node features that it lacked are not read, and larger kernels only around their
-    centre.
+    It reads any network: inputs, layers and outputs beyond those of training take the embedding of the last, save layers read as
+    mixed; activations and operations that training lacked have none; node features that it lacked are not read, and larger
+    kernels only around their centre.
 
     Args:
         config: Options.

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from baselines import ng_gnn
-from baselines.message_passing import Wiring
-from baselines.ng_gnn import NGGNN, GraphNetwork, GraphNorm, Vocabulary, depths, kernel_sizes, position_rows
+from baselines.ng_gnn import NGGNN, GraphNetwork, Vocabulary, depths, kernel_sizes, position_rows
 from baselines.training import in_float64, seeded
 from ngbench.errors import ConfigError, GraphError, MethodError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology, symmetry
@@ -483,20 +482,6 @@ def test_inner_and_output_nodes_are_pooled_apart_and_inputs_left_out():
     nodes = module.embed_nodes(reading).detach()
     embedded = module.embed(networks.batch())[0].detach()
     torch.testing.assert_close(embedded, torch.cat([nodes[4:9].mean(0), nodes[9:].mean(0)], 1))
-
-
-def test_the_norm_can_leave_out_nodes_that_no_edge_enters():
-    topology = mlp_topology((4, 3, 2))
-    nodes = torch.randn(9, 5, 6, generator=torch.Generator().manual_seed(0))
-    moved = torch.cat([nodes[:4] * 7 + 1, nodes[4:]])
-    wiring = Wiring.of(topology, False)
-    for only_receivers in (True, False):
-        norm = GraphNorm(6, only_receivers=only_receivers)
-        same = torch.allclose(norm(moved, wiring)[4:], norm(nodes, wiring)[4:])
-        assert same is only_receivers
-    normalised = GraphNorm(6, only_receivers=True)(nodes, wiring)[4:]
-    torch.testing.assert_close(normalised.mean((0, 2)), torch.zeros(5), rtol=0, atol=1e-6)
-    torch.testing.assert_close(normalised.square().mean((0, 2)), torch.ones(5), rtol=0, atol=1e-3)
 
 
 def test_scale_and_sum_of_kernels_are_the_same_whatever_their_padding():
