@@ -47,7 +47,7 @@ def load_graph(path: str, *, inputs: Sequence[str] = ()) -> NeuralGraph:
         return trace(made, tuple(t for name, t in named if not name), {name: t for name, t in named if name})
     if example is None:
         raise SourceError(
-            f"{path} gives a {type(made).__name__} and no example input; expected --input with the shape of each input "
+            f"{path} gives {type(made).__name__} and no example input; expected --input with the shape of each input "
             f"({INPUT_FORM}), or a factory that gives (module, example_input)"
         )
     if isinstance(example, Mapping):
@@ -122,7 +122,7 @@ def _made(path: str, found: Any) -> tuple[nn.Module, Any]:
         raise SourceError(f"{path!r} raised {_first_line(error)}; expected a factory that gives a module") from error
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
-        raise SourceError(f"{path!r} gave a {type(module).__name__}; expected a torch module, or (module, example_input)")
+        raise SourceError(f"{path!r} gave {type(module).__name__}; expected a torch module, or (module, example_input)")
     _check_example(path, example)
     return module, example
 
@@ -132,7 +132,7 @@ def _check_example(path: str, example: Any) -> None:
     strange = [type(part).__name__ for part in parts if part is not None and not isinstance(part, Tensor)]
     if strange:
         raise SourceError(
-            f"{path!r} gave a {strange[0]} in its example input; expected a tensor, several in a tuple, or tensors by name"
+            f"{path!r} gave {strange[0]} in its example input; expected a tensor, several in a tuple, or tensors by name"
         )
 
 

@@ -5,8 +5,9 @@ The group of a topology always contains the permutations of the hidden units, ea
 * ``scaling``: a positive factor for each unit with an activation that is positively homogeneous (none, relu, leaky_relu,
   relu squared, …): what enters the unit is multiplied by it, what leaves is divided by its power. It passes through residual
   streams, products (the linear half of a gated unit), maxima, pooling, the values and outputs of an attention whose heads have
-  keys and values of their own, and inversely through its queries and keys. Units behind the affine part of a norm have one; units before a batch norm as well, which in
-  evaluation is affine: the running mean takes the factor, the weight its inverse, the running variance stays.
+  keys and values of their own, and inversely through its queries and keys. Units behind the affine part of a norm have one;
+  units before a batch norm as well, which in evaluation is affine: the running mean takes the factor, the weight its inverse,
+  the running variance stays.
 * ``signs``: a factor of 1 or -1 for each unit with an odd activation (none, tanh, erf, sine, …), or an even one, where only
   what enters changes. It passes also through batch, instance and RMS norm, and through the cells of an LSTM, GRU or tanh RNN.
 * ``phases``: for each sine or cosine with a bias of its own, a shift of the bias by multiples of half its period. An odd
@@ -20,7 +21,8 @@ keys of a head, on its values, or on consecutive linear layers, of which diagona
 constants added to what a softmax reads, or moved between a bias and the next layer of linear units; a factor before a norm of
 the inputs' own statistics, or on a running variance, which its epsilon keeps from being exact; one factor common to all units
 of a layer, where each unit cannot have its own; the exchange of whole layers with parameters of their own, such as experts in a
-list of modules or the members of an ensemble (experts in one stacked parameter do exchange, with the router's rows); and what
+list of modules or the members of an ensemble (experts in one stacked parameter do exchange, with the router's rows); units that are
+told apart by their number, such as those that an argmax names to a table; and what
 holds only for some values of the weights, such as dead units.
 
 An element is a relabelling followed by factors and shifts. Groups of factors and shifts are semidirect factors, which the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -135,15 +136,13 @@ def export(module: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Tens
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps torch from printing a program that it cannot export, and from warning of what concerns only itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx", "torch._dynamo", "torch._subclasses")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
+        logging.disable(logging.CRITICAL)
+        # torch writes the program that it could not finish to standard error.
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"The tensor attributes? self\.", category=UserWarning)
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -114,7 +114,7 @@ def test_a_file_in_the_current_folder_is_found(folder):
         (["my_models"], "'my_models' names no module"),
         (["my_modelz:mlp"], "'my_modelz:mlp' does not load: No module named 'my_modelz'"),
         (["my_models:mpl"], "module 'my_models' has no attribute 'mpl'; did you mean 'mlp'?"),
-        (["my_models:spectrum"], "gives a Spectrum and no example input; expected --input"),
+        (["my_models:spectrum"], "gives Spectrum and no example input; expected --input"),
         (["my_models:spectrum", "--input", "1x3"], "operation 'linalg_det' is not supported"),
         (["my_models:mlp", "--input", "1x4"], "does not run under torch.export with inputs of shape (1, 4)"),
         (["my_models:mlp", "--input", "one"], "input 'one' is no shape"),

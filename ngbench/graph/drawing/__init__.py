@@ -60,7 +60,10 @@ def draw(
         figure = draw_scene(scene, topology, None if isinstance(graph, Topology) else graph)
         if path is not None:
             ending = path.suffix[1:].lower()
-            figure.savefig(path, format=ending, dpi=200, metadata=FORMATS[ending])
+            try:
+                figure.savefig(path, format=ending, dpi=200, metadata=FORMATS[ending])
+            except OSError as error:
+                raise PictureError(f"picture {str(path)!r} cannot be written: {error.strerror}; choose another path") from error
     return figure
 
 
@@ -76,7 +79,7 @@ def check_path(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise PictureError(f"picture {str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    if path.parent.is_dir() and (os.path.isdir(path) or not os.access(path if os.path.exists(path) else path.parent, os.W_OK)):
         raise PictureError(f"picture {str(path)!r} cannot be written: expected a file in a folder that you may write to")
 
 

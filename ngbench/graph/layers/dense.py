@@ -74,6 +74,9 @@ def add_weight(
             targets[letter] = tuple(own for _, own in pairs)
         elif letter in of_weight:
             targets[letter] = walk.new_units(weight, of_weight.index(letter), target)
+            if letter in sources:
+                # Each copy, or position, has a weight of its own.
+                ax.unify(targets[letter], sources[letter])
     target.units = tuple(factor for expr in targets.values() for factor in expr) or (Factor(Index(1), target),)
     add_bias(walk, node, target, bias)
     add_scale(walk, node, target, weight, [targets.get(letter, ()) for letter in of_weight])

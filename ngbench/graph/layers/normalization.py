@@ -42,12 +42,25 @@ def _group_norm(walk: Walk, node: fx.Node, args: Arguments) -> Result:
     walk.units_on(value, 1)
     num_groups, size = int(args.get("num_groups", args.get("group", 1))), ax.size_of(value.axes[1])
     if 1 < num_groups < size:
-        divided = ax.reshaped((value.axes[1],), (num_groups, size // num_groups))
-        if divided is None:
-            ax.pin(value.axes[1])
-        else:
-            walk.note(divided[0])
+        _sort_into_groups(walk, value.axes[1], size // num_groups)
     return _results(node, _add_norm(walk, node, args, [1], running=()))
+
+
+def _sort_into_groups(walk: Walk, axis: ax.Expr, size: int) -> None:
+    """Lets units move only within a norm group of some size, and whole groups; each part of a concatenation by itself."""
+    whole = ax.flat(axis)
+    parts = [(part,) for part in ax.summands(whole[0])] if len(whole) == 1 and whole[0].index.find().joins else [axis]
+    start = 0
+    for part in parts:
+        stop = start + ax.size_of(part)
+        aligned = start % size == 0 and stop % size == 0
+        divided = ax.reshaped((part,), ((stop - start) // size, size)) if aligned and stop - start > size > 1 else None
+        if divided is not None:
+            walk.note(divided[0])
+        elif start // size != (stop - 1) // size and size > 1:
+            # It reaches across groups in a way that no cut follows.
+            ax.pin(part)
+        start = stop
 
 
 def _add_norm(walk: Walk, node: fx.Node, args: Arguments, wide: list[int], *, running: tuple[str, ...]) -> Value:

@@ -329,3 +329,17 @@ def test_a_computed_weight_is_refused(function_module, refuses, forward, role, o
     module = function_module(forward, a=nn.Linear(3, 5), b=nn.Linear(5, 3))
     text = f"the {role} of '{operation}' is computed, not an entry of the state dict; expected a parameter as it is"
     refuses(module, (BATCH, 3), match=text)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda s, x: torch.bmm(x.transpose(0, 1), s.w).relu().sum(0) @ s.v,
+        lambda s, x: (x.transpose(0, 1) @ s.w).relu().mean(0) @ s.v,
+        lambda s, x: torch.einsum("bni,nio->bno", x, s.w).relu().mean(1) @ s.v,
+    ],
+)
+def test_a_weight_for_each_position_of_an_input_leaves_the_positions_in_their_places(check, function_module, forward):
+    weights = {"w": nn.Parameter(torch.randn(6, 4, 5)), "v": nn.Parameter(torch.randn(5, 2))}
+    topology = check(function_module(forward, **weights), (3, 6, 4), group="S_5")
+    assert [(index.size, index.fixed) for index in topology.indices_of(topology.blocks[0].target)] == [(6, True), (5, False)]

@@ -148,3 +148,13 @@ def test_two_norms_of_one_layer_are_two_diagonals(topology_of, blocks_of):
 def test_a_norm_of_positions_only_is_refused(refuses):
     module = nn.Sequential(nn.Conv1d(3, 6, 2), nn.Sequential(nn.LayerNorm(8)))
     refuses(module, SHAPE, match="module '1.0': 'layer_norm' normalises positions only; expected units on the normalised axes")
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "group"), [(1, "S_4 × S_6"), (5, "(S_2 ≀ S_2) × (S_2 ≀ S_3)"), (2, "S_4"), (10, "S_4 × S_6")]
+)
+def test_groups_of_a_concatenation_sort_the_units_of_each_part(check, function_module, num_groups, group):
+    modules = {"a": nn.Conv1d(3, 4, 1), "b": nn.Conv1d(3, 6, 1), "n": nn.GroupNorm(num_groups, 10), "c": nn.Conv1d(10, 2, 1)}
+    module = function_module(lambda s, x: s.c(s.n(torch.cat([s.a(x), s.b(x)], 1))), **modules)
+    # Groups of five reach from the first part into the second, which then stays.
+    check(module, (3, 3, 7), group=group)
