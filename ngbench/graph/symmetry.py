@@ -21,9 +21,9 @@ keys of a head, on its values, or on consecutive linear layers, of which diagona
 constants added to what a softmax reads, or moved between a bias and the next layer of linear units; a factor before a norm of
 the inputs' own statistics, or on a running variance, which its epsilon keeps from being exact; one factor common to all units
 of a layer, where each unit cannot have its own; the exchange of whole layers with parameters of their own, such as experts in a
-list of modules or the members of an ensemble (experts in one stacked parameter do exchange, with the router's rows); units that are
-told apart by their number, such as those that an argmax names to a table; and what
-holds only for some values of the weights, such as dead units.
+list of modules or the members of an ensemble (experts in one stacked parameter do exchange, with the router's rows); units that
+are told apart by their number, such as those that an argmax names to a table; and what holds only for some values of the
+weights, such as dead units.
 
 An element is a relabelling followed by factors and shifts. Groups of factors and shifts are semidirect factors, which the
 permutations act on: a unit's factors R and permutations S_n make the wreath product R ≀ S_n.
