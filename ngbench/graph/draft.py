@@ -307,6 +307,9 @@ class _Emission:
         pattern = "dense" if num_shared == 0 else "diagonal" if num_shared == len(own) == len(others) else "grouped"
         if not own and not others:
             pattern = "dense"
+        if pattern == "diagonal" and [pairs[id(leaf)] for leaf in chosen.leaves if id(leaf) in pairs and leaf.size > 1] != own:
+            # The same indices in another order: node i of one is another node of the other.
+            pattern = "grouped"
         if pattern == "grouped" and block.weight is None and any(_stands_twice(leaves) for leaves in (own, others)):
             # Names of indices could not tell which of the two the ends share.
             pattern = "dense"

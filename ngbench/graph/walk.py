@@ -244,7 +244,8 @@ class Walk:
         seen: set[int] = set()
         result: list[Value] = []
         for part in parts:
-            if part.is_constant:
+            if not ax.units_in(part.axes[dim]):
+                # A constant, or a statistic of other units: one node for each of its entries.
                 part = self.folded(node, part, [dim], name=result_name(node))
             differs = [draft for draft, text in part.texts.items() if texts.get(draft, text) != text]
             if differs and seen & {atom.key for atom in ax.atoms(part.own(part.axes[dim]))}:
@@ -322,6 +323,9 @@ class Walk:
         self.settle_inputs(value.texts)
         shared = []
         for factor in value.units():
+            if factor.size == 1 and operation != "join":
+                # One unit beside many meets them all, also where it is one of them.
+                continue
             match = next((own for own in ax.parts_of(target.units) if own.index.find() is factor.index.find()), None)
             if match is not None:
                 shared.append((factor, match))

@@ -58,9 +58,11 @@ def add_weight(
     kept = [of_value.index(letter) for letter in of_weight if letter in of_value and letter in result]
     # Units and positions on one axis that the weight tells apart: all keep their places.
     value = walk.as_positions(node, value, [axis for axis in kept if any(f.draft is None for f in ax.flat(value.axes[axis]))])
-    read = [of_value.index(letter) for letter in of_weight if letter in of_value and _is_read(value, of_value, letter, result)]
-    for axis in read:
+    summed = [of_value.index(letter) for letter in of_weight if letter in of_value and letter not in result]
+    for axis in summed or kept:
         walk.units_on(value, axis)
+    # Edges leave what is summed over, and units that both ends share; copies and positions have targets of their own instead.
+    read = [axis for axis in (*summed, *kept) if axis in summed or not summed or ax.units_in(value.axes[axis])]
     name = walk.layer_name(node, path, operation)
     value = walk.folded(node, value, read, name=name)
     sources = dict(zip(of_value, value.axes, strict=True))
@@ -86,11 +88,6 @@ def add_weight(
     shown = walk.shown(node, weight, [targets.get(letter, sources.get(letter, ())) for letter in of_weight])
     walk.add_block(BlockDraft(target.name, operation, target, (*edges, *value.hidden), value.texts, tuple(shared), shown))
     return walk.made(node, target, tuple(targets[letter] if letter in targets else sources[letter] for letter in result))
-
-
-def _is_read(value: Value, of_value: Sequence[str], letter: str, result: Sequence[str]) -> bool:
-    """Whether edges leave the entries of an axis; where a weight differs between copies or positions, its targets do instead."""
-    return letter not in result or bool(ax.units_in(value.axes[of_value.index(letter)]))
 
 
 def add_scale(walk: Walk, node: fx.Node, target: GroupDraft, weight: Any, units: Sequence[Expr]) -> None:

@@ -137,7 +137,8 @@ def _reduce(walk: Walk, node: fx.Node, args: Arguments) -> Result:
         # What several experts gave is summed over, and belongs to none of them any longer.
         result = walk.combine(node, [value], kept, operation=name)
     elif over_units:
-        result = walk.follow(node, Value(value.axes, value.texts), kept, text=name)
+        # The mean keeps its name, by which norms that are written out are known.
+        result = walk.follow(node, Value(value.axes, value.texts), kept, text=name if name == "mean" else f"{name}(units)")
     else:
         result = walk.follow(node, value, kept)
     return [result, Value(kept, numbers=tuple(dropped))] if isinstance(found, tuple | list) else result
@@ -359,20 +360,28 @@ def _joined(values: Sequence[Value], operation: str) -> dict[GroupDraft, str]:
 
 
 def _same_units(a: Value, b: Value) -> bool:
-    """Whether two values show the same units of the same groups, or one of them a statistic of the other's."""
-    first, second = ({atom.key for atom in ax.atoms(value.units()) if atom.size > 1} for value in (a, b))
-    return first == second or not first or not second
+    """Whether two values show the same units of the same groups on the same axes, or one of them a statistic of the other's."""
+    first, second = ([frozenset(keys) for keys in _own_keys(value, max(len(a.axes), len(b.axes)))] for value in (a, b))
+    hidden = [{atom.key for atom in ax.atoms(value.hidden)} for value in (a, b)]
+    return (first == second and hidden[0] == hidden[1]) or not any(first) or not any(second)
 
 
 def _in_one_order(a: Value, b: Value) -> bool:
-    """Whether each unit meets itself, unless one of two values is a statistic of all."""
+    """Whether each unit meets itself, or a statistic of all, which has one entry on their axes."""
     num_axes = max(len(a.axes), len(b.axes))
-    first, second = (
-        [()] * (num_axes - len(value.axes))
-        + [tuple(id(atom) for atom in ax.atoms(value.own(expr)) if atom.size > 1) for expr in value.axes]
-        for value in (a, b)
-    )
-    return first == second or not any(first) or not any(second)
+    first, second = (_own_keys(value, num_axes) for value in (a, b))
+    if any(first) and any(second):
+        return first == second
+    axes, units = (b.axes, first) if any(first) else (a.axes, second)
+    full = (*positions([1] * (num_axes - len(axes))), *axes)
+    return all(not keys or ax.size_of(expr) == 1 for keys, expr in zip(units, full, strict=True))
+
+
+def _own_keys(value: Value, num_axes: int) -> list[tuple[int, ...]]:
+    """For each axis the smallest parts of the value's own units on it."""
+    axes = (*positions([1] * (num_axes - len(value.axes))), *value.axes)
+    # The one unit of a group is like a statistic of it; one that was cut from several is not.
+    return [tuple(atom.key for atom in ax.atoms(value.own(expr)) if atom.size > 1 or atom.parent is not None) for expr in axes]
 
 
 def _padded(axes: Axes, shape: tuple[int, ...]) -> Axes:

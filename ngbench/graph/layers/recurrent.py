@@ -63,12 +63,23 @@ def _start(walk: Walk, state: Value, given: Any, *, place: int) -> None:
     """A computed state to start from enters the state's group; their units agree."""
     for tensor in given if isinstance(given, list | tuple) else [given]:
         found = walk.values[tensor]
-        if not isinstance(found, Value) or found.is_constant:
+        if not isinstance(found, Value) or _is_zero(tensor):
+            continue
+        if found.is_constant:
+            ax.pin_beside(state.axes[-1], walk.value(tensor).axes[-1])
+            next(iter(state.texts)).pooling.add("start")
             continue
         start = found.entries[place] if found.entries else walk.as_units(tensor, tensor)
         walk.default_units(start)
         ax.unify(start.axes[-1], state.axes[-1])
         walk.add_identity(next(iter(state.texts)), start, "start")
+
+
+def _is_zero(node: fx.Node) -> bool:
+    """Whether a tensor is made of zeros, perhaps in another shape."""
+    while operation_name(node) in ("expand", "view", "reshape", "unsqueeze", "squeeze", "transpose", "clone", "contiguous", "to"):
+        node = node.all_input_nodes[0]
+    return operation_name(node) in ("zeros", "zeros_like", "new_zeros")
 
 
 def _layer(walk: Walk, node: fx.Node, kind: str, value: Value, weights: list[Any]) -> Value:

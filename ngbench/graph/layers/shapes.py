@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch import fx
 from ngbench.graph import axes as ax
 from ngbench.graph.axes import Factor, Index, positions
 from ngbench.graph.draft import Value
-from ngbench.graph.layers.rule import Arguments, Result, operation_name, rule, shape_of, source_of, unsupported
+from ngbench.graph.layers.rule import Arguments, Result, operation_name, rule, shape_of, source_of
 
 if TYPE_CHECKING:
     from ngbench.graph.walk import Walk
@@ -30,7 +30,7 @@ def _reshape(walk: Walk, node: fx.Node, args: Arguments) -> Result:
     return walk.follow(node, value, axes)
 
 
-@rule("permute", "transpose", "t", "swapaxes", "movedim", "numpy_T", "mT")
+@rule("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "numpy_T", "mT")
 def _permute(walk: Walk, node: fx.Node, args: Arguments) -> Result:
     """The same axes in another order."""
     value = walk.value(source_of(args))
@@ -38,13 +38,23 @@ def _permute(walk: Walk, node: fx.Node, args: Arguments) -> Result:
     order = list(range(num_axes))
     if name == "permute":
         order = [int(dim) % num_axes for dim in args["dims"]]
-    elif name == "movedim":
-        raise unsupported(node, "'movedim' is not supported", "permute or transpose")
+    elif name in ("movedim", "moveaxis"):
+        order = _moved(args["source"], args["destination"], num_axes)
+    elif name == "numpy_T":
+        order.reverse()
     elif num_axes > 1:
-        dims = [args.get("dim0", args.get("axis0", -2)), args.get("dim1", args.get("axis1", -1))]
+        dims = [int(args.get("dim0", args.get("axis0", -2))), int(args.get("dim1", args.get("axis1", -1)))]
         first, second = (dim % num_axes for dim in dims)
         order[first], order[second] = order[second], order[first]
     return walk.follow(node, value, tuple(value.axes[axis] for axis in order))
+
+
+def _moved(source: int | Sequence[int], destination: int | Sequence[int], num_axes: int) -> list[int]:
+    """The order of axes after some were moved, the others in their order."""
+    pairs = zip(*([dims] if isinstance(dims, int) else dims for dims in (source, destination)), strict=True)
+    places = {int(to) % num_axes: int(of) % num_axes for of, to in pairs}
+    others = iter(axis for axis in range(num_axes) if axis not in places.values())
+    return [places[place] if place in places else next(others) for place in range(num_axes)]
 
 
 @rule(
@@ -125,6 +135,7 @@ def _fourier(walk: Walk, node: fx.Node, args: Arguments) -> Result:
 def _complex(walk: Walk, node: fx.Node, args: Arguments) -> Result:
     """Real and imaginary parts keep their places beside the units that they are parts of."""
     value = walk.as_units(node, source_of(args))
+    walk.pool(node, "mixed")
     if operation_name(node) == "view_as_complex":
         ax.pin(ax.units_in(value.axes[-1]))
         return walk.follow(node, replace(value, hidden=(*value.hidden, *value.axes[-1])), value.axes[:-1])
@@ -171,7 +182,7 @@ def _over_positions(walk: Walk, node: fx.Node, args: Arguments, changed: Iterabl
     shape = tuple(int(size) for size in (found[0] if isinstance(found, tuple | list) else found).shape)
     walk.default_units(value)
     changed = set(changed)
-    text = operation_name(node) if any(ax.units_in(value.axes[axis]) for axis in changed) else ""
+    text = f"{operation_name(node)}(units)" if any(ax.units_in(value.axes[axis]) for axis in changed) else ""
     value = walk.as_positions(node, value, changed)
     axes = tuple(positions([shape[axis]])[0] if axis in changed else value.axes[axis] for axis in range(len(shape)))
     result = walk.follow(node, value, axes, text=text)

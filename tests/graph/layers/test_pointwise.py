@@ -313,3 +313,28 @@ def test_a_unit_whose_place_an_output_names_does_not_move(function_module, make_
     for name in ("argmax", "argmin", "argsort"):
         module = function_module(lambda s, x, name=name: (s.b(h := torch.relu(s.a(x))), getattr(h, name)(-1)), **modules)
         assert str(symmetry.group(make_graph(module, (BATCH, 3)).topology)) == "1"
+
+
+@pytest.mark.parametrize(
+    ("between", "units", "group"),
+    [
+        (lambda h: h + h.sum(-1, keepdim=True), 6, "S_6"),
+        (lambda h: h - h.amax(-1, keepdim=True), 6, "S_6"),
+        (lambda h: h / (1 + h.abs().sum(-1, keepdim=True)), 6, "S_6"),
+        (lambda h: h * h[:, :1], 6, "S_5"),
+        (lambda h: h + h[:, torch.tensor([1, 0, 2, 5, 4, 3])], 6, "1"),
+        (lambda h: h[:, 1:] - h[:, :-1], 5, None),
+        (lambda h: (h[:, :, None] * h[:, None]).tril().flatten(1), 36, "1"),
+        (lambda h: h + h.view(-1, 2, 3).transpose(1, 2).flatten(1), 6, None),
+    ],
+)
+def test_units_that_meet_others_or_a_statistic_of_all_have_no_factor_of_their_own(function_module, between, units, group):
+    torch.manual_seed(0)
+    module = function_module(lambda s, x: s.b(between(torch.relu(s.a(x)))), a=nn.Linear(3, 6), b=nn.Linear(units, 2)).double()
+    inputs, state_dict = torch.randn(4, 3, dtype=torch.float64), {k: v.clone() for k, v in module.state_dict().items()}
+    found = symmetry.group(trace(module, inputs).topology, scaling=True, signs=True)
+    assert group is None or str(found) == group
+    before = module(inputs)
+    for seed in range(3):
+        module.load_state_dict(found.sample(seed).act_state_dict(state_dict))
+        torch.testing.assert_close(module(inputs), before, rtol=1e-10, atol=1e-10)

@@ -155,3 +155,10 @@ def test_projections_are_refused(function_module, refuses):
     forward, modules, shapes = read(nn.LSTM(3, 5, proj_size=2, **ONCE), units=2)
     text = "module 'r': 'lstm' with projections is not supported; expected proj_size=0"
     refuses(function_module(forward, **modules), *shapes, match=text)
+
+
+@pytest.mark.parametrize(("start", "group"), [(torch.ones, "S_6"), (lambda *shape: torch.arange(6.0).expand(shape), "1")])
+def test_units_that_start_from_different_numbers_keep_their_places(check, function_module, start, group):
+    modules = {"r": nn.GRU(3, 6, batch_first=True), "b": nn.Linear(6, 2)}
+    module = function_module(lambda s, x: s.b(s.r(x, start(1, 2, 6).to(x.dtype))[0]), **modules)
+    check(module, (2, 4, 3), group=group)

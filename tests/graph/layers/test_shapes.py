@@ -261,6 +261,7 @@ def test_units_that_stand_as_positions_in_an_output_do_not_move(check, function_
     check(function_module(forward, **modules), shape, group=group)
 
 
-def test_movedim_is_refused(function_module, refuses):
-    module = function_module(lambda s, x: s.a(x).movedim(1, 2), a=nn.Conv1d(3, 5, 2))
-    refuses(module, (BATCH, 3, 9), match="the outermost module: 'movedim' is not supported; expected permute or transpose")
+@pytest.mark.parametrize("moved", [lambda h: h.movedim(1, 2), lambda h: h.moveaxis((1, 2), (2, 1)), lambda h: h.swapdims(1, 2)])
+def test_units_are_followed_however_axes_are_moved(check, function_module, moved):
+    module = function_module(lambda s, x: s.b(moved(torch.relu(s.a(x)))), a=nn.Conv1d(3, 5, 2), b=nn.Linear(5, 4))
+    check(module, (BATCH, 3, 9), group="S_5")
