@@ -337,10 +337,10 @@ class _Emission:
         )
 
     def _unique(self, name: str) -> str:
-        return _free(name, {group.name for group in self.groups})
+        return free_name(name, {group.name for group in self.groups})
 
     def _unique_block(self, name: str) -> str:
-        return _free(name, {block.name for block in self.blocks})
+        return free_name(name, {block.name for block in self.blocks})
 
     def _depths(self) -> dict[str, int]:
         """Longest way from an input, along the order in which blocks were found; a recurrent block adds nothing."""
@@ -495,7 +495,8 @@ def _key(leaves: Iterable[Factor]) -> frozenset[int]:
     return frozenset(leaf.key for leaf in leaves if leaf.draft is not None)
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, with the first free number behind it where it is taken."""
     if name not in taken:
         return name
     return next(candidate for number in itertools.count(2) if (candidate := f"{name}:{number}") not in taken)

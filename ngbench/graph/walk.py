@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from ngbench.errors import GraphError, UnsupportedLayerError
 from ngbench.graph import axes as ax
 from ngbench.graph.axes import Axes, Expr, Factor, positions
-from ngbench.graph.draft import BlockDraft, Draft, GroupDraft, Shown, Value
+from ngbench.graph.draft import BlockDraft, Draft, GroupDraft, Shown, Value, free_name
 from ngbench.graph.layers.dense import add_table
 from ngbench.graph.layers.rule import layer_name, module_path, parameter_path, result_name
 from ngbench.graph.neural_graph import NeuralGraph
@@ -193,10 +193,7 @@ class Walk:
     def add_group(self, node: fx.Node, name: str, role: Role = "hidden") -> GroupDraft:
         """A new draft of a group, its units to be set."""
         taken = {group.name for group in self.draft.groups}
-        unique = (
-            name if name not in taken else next(f"{name}:{k}" for k in range(2, len(taken) + 3) if f"{name}:{k}" not in taken)
-        )
-        group = GroupDraft(unique, role, node=node)
+        group = GroupDraft(free_name(name, taken), role, node=node)
         self.draft.groups.append(group)
         return group
 
@@ -312,9 +309,9 @@ class Walk:
         target.units = tuple(own for _, own in pairs)
         return target, axes, pairs
 
-    def settle_inputs(self, texts: Iterable[GroupDraft]) -> None:
+    def settle_inputs(self, drafts: Iterable[GroupDraft]) -> None:
         """Decides for inputs that are read in any other way: their units are the channels."""
-        for draft in texts:
+        for draft in drafts:
             for factor in [f for f, d in self.inputs.items() if d is draft][:1]:
                 self._commit(factor, draft)
 

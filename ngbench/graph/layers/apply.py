@@ -98,7 +98,7 @@ _MADE = {
     "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "sym_size", "size",
     "isnan", "isinf", "isfinite", "one_hot", "fill",
 }  # fmt: skip
-"""What takes the shape of what it reads, but none of its values."""
+"""What is a constant for the units that it reads: its shape alone, or where something holds, matters."""
 
 _FILLED = {
     "zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 from torch import nn
@@ -173,18 +171,6 @@ LAYERS = {
         "S_5 × S_6",
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def topology_of(check, function_module):
-    """The topology of an entry of the table, whose laws hold."""
-
-    @cache
-    def topology_of(name):
-        forward, modules, shapes, group = LAYERS[name]
-        return check(function_module(forward, **modules), *shapes, group=group)
-
-    return topology_of
 
 
 @pytest.mark.parametrize("name", LAYERS)

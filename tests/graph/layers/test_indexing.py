@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 from torch import nn
@@ -76,18 +74,6 @@ LAYERS = {
     "interpolation": (*of_three(lambda a, c, d: torch.lerp(a, c, 0.3) * d), "S_5"),
     "product and sum": (*of_three(torch.addcmul), "S_5"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def topology_of(check, function_module):
-    """The topology of an entry of the table, whose laws hold."""
-
-    @cache
-    def topology_of(name):
-        forward, modules, shapes, group = LAYERS[name]
-        return check(function_module(forward, **modules), *shapes, group=group)
-
-    return topology_of
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 from torch import nn
@@ -64,18 +62,6 @@ LAYERS = {
         "S_5",
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def topology_of(check, function_module):
-    """The topology of an entry of the table, whose laws hold."""
-
-    @cache
-    def topology_of(name):
-        forward, modules, shape, group = LAYERS[name]
-        return check(function_module(forward, **modules), shape, group=group)
-
-    return topology_of
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import pytest
 import torch
@@ -83,18 +82,6 @@ LAYERS = {
     "sum of all units": (lambda s, x: torch.relu(s.a(x)).sum(-1), {"a": nn.Linear(3, 5)}, (BATCH, 3), "S_5"),
     "mean of everything": (lambda s, x: torch.relu(s.a(x)).mean(), {"a": nn.Linear(3, 5)}, (BATCH, 3), "S_5"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def topology_of(check, function_module):
-    """The topology of an entry of the table, whose laws hold."""
-
-    @cache
-    def topology_of(name):
-        forward, modules, shape, group = LAYERS[name]
-        return check(function_module(forward, **modules), shape, group=group)
-
-    return topology_of
 
 
 @pytest.mark.parametrize("name", LAYERS)
