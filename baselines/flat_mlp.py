@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from baselines import training
-from baselines.training import Training
-from ngbench.errors import GraphError, MethodError
+from baselines.fitting.trained import TrainedMethod
+from baselines.fitting.training import Training
 from ngbench.graph import Topology
 from ngbench.loading import GraphBatch, GraphDataset
-from ngbench.methods import MethodInfo, Problem, RunContext
+from ngbench.methods import MethodInfo
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,12 @@ class Config(Training):
     num_layers: int = 3
     dropout: float = 0.3
     clip: float = 10.0
-    weight_noise: float = 0.5
+    weight_noise: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("width", "clip")
+        self.check_share("dropout")
 
 
 class FlatNetwork(nn.Module):
@@ -59,7 +64,8 @@ class FlatNetwork(nn.Module):
         low, median, high = (torch.from_numpy(np.quantile(values, q, axis=0)).float() for q in (0.16, 0.5, 0.84))
         self.register_buffer("centre", median)
         self.register_buffer("scale", torch.where(high > low, (high - low) / 2, torch.ones_like(median)))
-        self.activations = sorted(set().union(*map(_activations, variants)))
+        self.structure = variants[0].structure
+        self.activations = tuple(sorted(set().union(*map(_activations, variants))))
         sizes = [values.shape[1] + len(self.activations)] + [config.width] * config.num_layers
         hidden = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU(), nn.Dropout(config.dropout))]
         self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
@@ -71,8 +77,14 @@ class FlatNetwork(nn.Module):
         if self.training and self.config.weight_noise:
             values = values * (1 + self.config.weight_noise * torch.randn_like(values))
         values = ((values - self.centre) / self.scale).clamp(-self.config.clip, self.config.clip)
-        one_hot = torch.tensor([[pair in _activations(variant) for pair in self.activations] for variant in bundle.variants])
-        return self.layers(torch.cat([values, one_hot.to(values)[bundle.variant]], 1))[torch.argsort(bundle.index)]
+        one_hot = _one_hot(bundle.variants, self.activations, values.device).to(values.dtype)
+        return self.layers(torch.cat([values, one_hot[bundle.variant]], 1))[torch.argsort(bundle.index)]
+
+
+@lru_cache
+def _one_hot(variants: tuple[Topology, ...], activations: tuple[tuple[int, str], ...], device: torch.device) -> Tensor:
+    """Which of some activations each topology has, bool ``[variants, activations]``."""
+    return torch.tensor([[pair in _activations(variant) for pair in activations] for variant in variants], device=device)
 
 
 def _activations(topology: Topology) -> set[tuple[int, str]]:
@@ -80,13 +92,10 @@ def _activations(topology: Topology) -> set[tuple[int, str]]:
     return {(position, group.activation) for position, group in enumerate(topology.groups)}
 
 
-class FlatMLP:
+class FlatMLP(TrainedMethod):
     """The flattened weights of a network, in their given order, read by a multilayer perceptron.
 
     It is bound to one architecture, and to the order in which its neurons happen to stand.
-
-    Args:
-        config: Options.
     """
 
     info = MethodInfo(
@@ -99,26 +108,14 @@ class FlatMLP:
     )
     Config = Config
 
-    def __init__(self, config: Config | None = None):
-        self.config = config or Config()
-        self._fitted: tuple[FlatNetwork, Problem, str] | None = None
-
-    def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
-        """Trains on `train`, keeps the epoch that is best on `val`.
+    def build(self, train: GraphDataset) -> FlatNetwork:
+        """A network of random weights for the architecture of the training networks.
 
         Raises:
             GraphError: The networks have several structures.
         """
-        bundle = train.one_structure(reader="flat-mlp")
-        with training.seeded(context.seed):
-            module = FlatNetwork(self.config, bundle.values, bundle.variants)
-        training.train(module, settings=self.config, problem=problem, train=train, val=val, context=context)
-        self._fitted = module, problem, bundle.topology.structure
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of learned numbers."""
-        return sum(parameter.numel() for parameter in self._needed()[0].parameters())
+        bundle = train.one_structure(reader=self.info.name)
+        return FlatNetwork(self.config, bundle.values, bundle.variants)
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """One prediction for each network, float64 ``[graphs]``.
@@ -126,16 +123,5 @@ class FlatMLP:
         Raises:
             GraphError: The networks have another structure than those of training.
         """
-        module, problem, structure = self._needed()
-        if networks.one_structure(reader="flat-mlp").topology.structure != structure:
-            raise GraphError(
-                "flat-mlp was asked for another architecture than it was fitted on; expected the same: "
-                "use a method that reads any, such as ng-gnn"
-            )
-        module = training.in_float64(module)
-        return training.predict(module, networks, problem=problem, num_threads=self.config.num_threads)
-
-    def _needed(self) -> tuple[FlatNetwork, Problem, str]:
-        if self._fitted is None:
-            raise MethodError("flat-mlp has not been fitted; expected a call of fit before predict")
-        return self._fitted
+        networks.one_structure(reader=self.info.name, structure=self.module.structure)
+        return super().predict(networks)

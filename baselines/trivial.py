@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from baselines.boosting import Table, fit_best, predict
+from baselines.fitting.boosting import fit_best, predict
+from baselines.fitting.tables import Table
 from ngbench.errors import MethodError
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, Problem, RunContext

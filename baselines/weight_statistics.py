@@ -1,4 +1,4 @@
-"""Statistics of the weights and node features of a network's layers, read by gradient boosting."""
+"""Statistics of the weights and node features of a network's layers, read by gradient boosting or by a perceptron."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from baselines.boosting import Table, fit_best, predict
+from baselines.fitting import boosting, perceptron
+from baselines.fitting.tables import Table
+from ngbench.errors import MethodError
 from ngbench.graph import Topology
 from ngbench.graph.topology import Slot
 from ngbench.loading import GraphDataset
@@ -27,12 +30,39 @@ UNMARKED = ("conv", "linear")
 """Operations whose weights are of one kind: each target is a sum over sources, and its variance is kept from layer to layer."""
 
 
+@dataclass(frozen=True)
+class Config(perceptron.Config):
+    """Options of `WeightStatistics`: those of its perceptron, and which models are compared.
+
+    Args:
+        model: ``"best"`` for the better of gradient boosting and a perceptron, by the validation metric; or ``"boosting"`` or
+            ``"perceptron"`` alone.
+
+    Raises:
+        ConfigError: A number is out of range, or `model` has none of the named values.
+    """
+
+    model: str = "best"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("model", "best", *MODELS)
+
+
+MODELS = ("boosting", "perceptron")
+
+
 class WeightStatistics:
-    """Mean, variance and five quantiles of each layer's weights and of its biases, then gradient boosting.
+    """Mean, variance and five quantiles of each layer's weights and of its biases, read by gradient boosting or a perceptron.
+
+    Both are fitted, and the one that is better by the validation metric predicts; `chosen` says which.
 
     Unterthiner et al. 2020, "Predicting Neural Network Accuracy from Weights" (arXiv:2002.11448); later papers call it
     StatNN. Differs from the paper in keeping all layers where it keeps four. That is for networks of one structure: of
     several, whose layers do not correspond, it reads `StatisticsByKind`.
+
+    Args:
+        config: Options.
     """
 
     info = MethodInfo(
@@ -43,21 +73,61 @@ class WeightStatistics:
         any_architecture=True,
         paper="Unterthiner et al. 2020, arXiv:2002.11448",
     )
-    # trees have splits and leaves, no parameters
-    num_parameters = 0
+    Config = Config
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or Config()
+        self.scores: dict[str, float] = {}
+        self._models: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
+        return f"WeightStatistics(chosen={self.chosen!r}, val {scores})" if scores else "WeightStatistics(not fitted)"
+
+    @property
+    def chosen(self) -> str:
+        """Which model predicts: ``"boosting"`` or ``"perceptron"``.
+
+        Raises:
+            MethodError: The method has not been fitted.
+        """
+        if not self.scores:
+            raise MethodError("weight-statistics has not been fitted; expected a call of fit before this one")
+        best = max if self.problem.higher_is_better else min
+        return best(self.scores, key=self.scores.__getitem__)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned numbers of a perceptron; 0 for trees, which have splits and leaves."""
+        model = self._models[self.chosen]
+        return sum(parameter.numel() for parameter in model.parameters()) if self.chosen == "perceptron" else 0
 
     def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
-        """Compares candidates by the validation metric and keeps the best."""
+        """Fits both models on `train` and keeps the one that is better on `val`."""
         if len(train.bundles) == 1:
             self.read: StatisticsByLayer | StatisticsByKind = StatisticsByLayer.of(train)
         else:
             self.read = StatisticsByKind.of(train)
         train_table, val_table = (Table.of(self.read(split), split) for split in (train, val))
-        self.model = fit_best(problem, train_table, val=val_table, context=context)
+        self.problem, self._models = problem, {}
+        if self.config.model != "perceptron":
+            self._models["boosting"] = boosting.fit_best(problem, train_table, val=val_table, context=context)
+        if self.config.model != "boosting":
+            self._models["perceptron"] = perceptron.fit(problem, train_table, config=self.config, val=val_table, context=context)
+        self.scores = {name: problem.metric(self._predict(name, val_table.features), val.targets) for name in self._models}
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
-        """One prediction for each network, float64 ``[graphs]``."""
-        return predict(self.model, self.read(networks))
+        """One prediction for each network, float64 ``[graphs]``.
+
+        Raises:
+            MethodError: The method has not been fitted.
+        """
+        return self._predict(self.chosen, self.read(networks))
+
+    def _predict(self, name: str, features: np.ndarray) -> np.ndarray:
+        if name == "boosting":
+            return boosting.predict(self._models[name], features)
+        return perceptron.predict(self._models[name], features, problem=self.problem)
 
 
 @dataclass(frozen=True)

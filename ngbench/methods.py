@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -112,6 +112,27 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class TrainsBySteps(Protocol):
+    """What a `Method` that trains by gradient steps offers besides, so that `ngbench bench` can measure it.
+
+    Both take the networks in batches made by `GraphDataset.batch`, in random order, again and again without an end, on the device
+    of the context, and give the number of networks of a batch when it is done. On a GPU they need not wait for it.
+    """
+
+    def steps(self, problem: Problem, train: GraphDataset, context: RunContext, *, batch_size: int) -> Iterator[int]:
+        """Sets the method up for `train` as `fit` does, so that `num_parameters` is known; each item is a step of its training.
+
+        Raises:
+            NgbenchError: It cannot read these networks.
+        """
+        ...
+
+    def forwards(self, networks: GraphDataset, context: RunContext, *, batch_size: int) -> Iterator[int]:
+        """After `steps`: each item is a batch of networks predicted, without gradients, in the precision of training."""
+        ...
+
+
 methods: Registry[Any] = Registry("method", entry_point_group="ngbench.methods")
 """Method classes by name; entry points of the group ``ngbench.methods`` are found by themselves."""
 
@@ -161,7 +182,7 @@ def make_method(name: str, settings: Mapping[str, str] | None = None) -> Any:
 
 def _parse(text: str, default: object, *, where: str) -> object:
     """A setting's text as a value of the type of its default."""
-    kind = type(default)
+    kind = bool if default is None else type(default)
     try:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]

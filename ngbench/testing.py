@@ -5,19 +5,23 @@ Needs no test framework: what a method breaks is raised as a `MethodError` that 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from ngbench.errors import MethodError, NgbenchError
-from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology
+from ngbench.errors import GraphError, MethodError, NgbenchError
+from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Program, Topology
 from ngbench.graph.topology import Index
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, MethodInfo, Problem, RunContext, make_method
 from ngbench.metrics import KENDALL_TAU
+from ngbench.zoo.architectures import ACTIVATIONS
 
 TOLERANCE = 1e-5
 """How far predictions may move where they should stay, relative to the largest of them or to one."""
@@ -183,9 +187,49 @@ def fake_dataset(topologies: Sequence[Topology] = ONE_STRUCTURE, *, num_graphs: 
     scale = _scales(num_graphs, seed)
     noise = np.random.default_rng([seed, 1]).uniform(-0.1, 0.1, num_graphs)
     targets = np.clip(0.5 + np.log10(scale) + noise, 0.0, 1.0)
-    dataset = GraphDataset.from_graphs(graphs, ids=[f"fake-{seed}-{i:05d}" for i in range(num_graphs)], targets=targets)
+    ids = [f"fake-{seed}-{i:05d}" for i in range(num_graphs)]
+    dataset = GraphDataset.from_graphs(graphs, ids=ids, targets=targets, programs=fake_program)
     activation = np.array([graph.topology.groups[1].activation for graph in graphs])
     return replace(dataset, hyperparameters={"activation": activation, "init_scale": scale})
+
+
+@lru_cache(maxsize=64)
+def fake_program(topology: Topology) -> Program:
+    """What runs fake networks of a chain of layers, such as those of `SEVERAL_STRUCTURES`, on inputs.
+
+    Raises:
+        GraphError: The topology is no chain as `mlp_topology` and `cnn_topology` make it.
+    """
+    kernels = [block.kernel for block in topology.blocks if block.operation == "conv"]
+    room = [2 + sum(size - 1 for size in sizes) for sizes in zip(*kernels, strict=True)]
+    program = None
+    if all(block.operation in ("conv", "linear") for block in topology.blocks):
+        program = Program.of(_chain_module(topology), torch.zeros(1, topology.groups[0].size, *room))
+    if program is None or program.topology != topology:
+        raise GraphError(
+            f"no module is known of fake networks with groups {', '.join(group.name for group in topology.groups)}; expected "
+            "those of mlp_topology or cnn_topology"
+        )
+    return program
+
+
+def _chain_module(topology: Topology) -> nn.Sequential:
+    """The layers of a chain; the first linear layer behind convolutions reads their averages over the image."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for before, block in zip((None, *topology.blocks), topology.blocks, strict=False):
+        source, target = topology.group(block.source), topology.group(block.target)
+        if block.operation == "conv":
+            layers[block.name] = getattr(nn, f"Conv{len(block.kernel)}d")(source.size, target.size, block.kernel)
+        else:
+            if before is not None and before.operation == "conv":
+                layers |= {"pool": getattr(nn, f"AdaptiveAvgPool{len(before.kernel)}d")(1), "flatten": nn.Flatten()}
+            layers[block.name] = nn.Linear(source.size, target.size)
+        if target.activation in _MODULES:
+            layers[f"activation-{target.name}"] = getattr(nn, _MODULES[target.activation])()
+    return nn.Sequential(layers)
+
+
+_MODULES = {**ACTIVATIONS, "mish": "Mish"}
 
 
 def fake_graphs(topologies: Sequence[Topology] = ONE_STRUCTURE, *, num_graphs: int = 24, seed: int = 0) -> list[NeuralGraph]:
@@ -227,7 +271,8 @@ def check_method(method: str | Callable[[], Any], *, seed: int = 0) -> None:
     It offers `Method`; it edits none of its inputs; it gives one finite float64 for each network, in the order of the ids; a
     prediction depends on no other network in the set; the same seed gives the same predictions; where it claims
     ``invariant``, permuted networks get the same predictions; where it claims ``any_architecture``, all this holds for
-    networks of `ALL_FAMILIES` at once, and fitted on one structure it predicts for all of them; otherwise it refuses several
+    networks of `ALL_FAMILIES` at once (of `SEVERAL_STRUCTURES`, where it runs networks on probes), and fitted on one structure
+    it predicts for all of them; otherwise it refuses several
     structures with an `NgbenchError`.
 
     Args:
@@ -241,8 +286,9 @@ def check_method(method: str | Callable[[], Any], *, seed: int = 0) -> None:
     info = _checked_info(make())
     one = _check_on(make, info, ONE_STRUCTURE, seed)
     if info.any_architecture:
-        _check_on(make, info, ALL_FAMILIES, seed)
-        _check_unseen(one, info, seed)
+        families = _families(info)
+        _check_on(make, info, families, seed)
+        _check_unseen(one, info, families, seed)
     else:
         _check_refusal(make, one, info, seed)
 
@@ -287,10 +333,15 @@ def _check_on(make: Callable[[], Any], info: MethodInfo, topologies: Sequence[To
     return method
 
 
-def _check_unseen(one: Any, info: MethodInfo, seed: int) -> None:
+def _families(info: MethodInfo) -> Sequence[Topology]:
+    """Topologies that a method of any architecture reads; one that runs networks gets those whose modules are known."""
+    return SEVERAL_STRUCTURES if info.access == "probes" else ALL_FAMILIES
+
+
+def _check_unseen(one: Any, info: MethodInfo, families: Sequence[Topology], seed: int) -> None:
     """A method of any architecture, fitted on one structure, predicts for deeper and wider ones and for other families."""
     larger = (mlp_topology((12, 10, 9, 8, 11)), cnn_topology((3, 8, 7, 6, 5), num_classes=9, kernel=(5, 4), activation="mish"))
-    unseen = fake_dataset((*larger, *ALL_FAMILIES), num_graphs=16, seed=seed + 2).without_targets()
+    unseen = fake_dataset((*larger, *families), num_graphs=16, seed=seed + 2).without_targets()
     try:
         _predict(one, info, unseen)
     except MethodError:

@@ -22,6 +22,8 @@ def module_names(package):
 
 @pytest.mark.parametrize("name", [name for package in PACKAGES for name in module_names(package)])
 def test_every_module_imports_and_its_docstring_examples_hold(name):
+    if name.startswith("baselines.kernels.") and name.endswith("_kernels"):
+        pytest.importorskip("triton")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

@@ -209,3 +209,11 @@ def test_every_registered_method_has_a_frozen_config_or_none(name):
         assert dataclasses.is_dataclass(config_type)
         assert config_type.__dataclass_params__.frozen
         assert make_method(name).config == config_type()
+
+
+def test_a_setting_that_is_left_open_by_default_is_true_or_false():
+    assert make_method("ng-gnn", {"mixed": "true"}).config.mixed is True
+    assert make_method("ng-gnn", {"mixed": "false"}).config.mixed is False
+    assert make_method("ng-gnn").config.mixed is None
+    with pytest.raises(ConfigError, match="setting 'mixed' of method 'ng-gnn' is 'maybe'; expected true or false"):
+        make_method("ng-gnn", {"mixed": "maybe"})

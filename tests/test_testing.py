@@ -154,7 +154,7 @@ def predict_first_value(self, networks):
 
 
 def predict_at_random(self, networks):
-    return Spread.predict(self, networks) + np.random.default_rng().normal(scale=1e-3)
+    return Spread.predict(self, networks) + np.random.default_rng().normal(scale=1e-3, size=len(networks))
 
 
 def predict_nan(self, networks):

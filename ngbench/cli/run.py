@@ -83,7 +83,15 @@ def run(
         with progress_stages(quiet=as_json) as stages:
             for method in methods:
                 results = run_beside_baselines(
-                    method, task, zoo, seeds, split=split, settings=_settings(settings), out=out, device=device, stages=stages
+                    method,
+                    task,
+                    zoo,
+                    seeds,
+                    split=split,
+                    settings=parse_settings(settings),
+                    out=out,
+                    device=device,
+                    stages=stages,
                 )
                 found.update(
                     (result.method, result)
@@ -93,10 +101,15 @@ def run(
     except KeyboardInterrupt:
         click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None
-    _show(found, methods, zoo, _settings(settings), out=out, as_json=as_json)
+    _show(found, methods, zoo, parse_settings(settings), out=out, as_json=as_json)
 
 
-def _settings(texts: Sequence[str]) -> dict[str, str]:
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Settings typed as ``KEY=VALUE``.
+
+    Raises:
+        ConfigError: One has no value.
+    """
     pairs = [text.partition("=") for text in texts]
     for key, equals, _ in pairs:
         if not equals:

@@ -1,4 +1,4 @@
-"""Speed of ngbench on this machine: one record for each benchmark, and the function that runs them."""
+"""Speed of reading, tracing and batching on this machine: one record for each benchmark, and the function that runs them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from ngbench.graph import NeuralGraph, restore, trace
-from ngbench.methods import Budget, RunContext, make_method, methods
 from ngbench.progress import Progress, silent
 from ngbench.registry import Registry
 from ngbench.store import open_zoo
-from ngbench.testing import PROBLEM, cnn_topology, fake_dataset, fake_graphs
+from ngbench.testing import cnn_topology, fake_dataset, fake_graphs
 
 Unit = Literal["networks/s", "batches/s", "ms", "s"]
 
@@ -49,7 +48,6 @@ class Benchmark:
         unit: Rates count the amount of the workload, times one call.
         target: Least rate or longest time aimed at on two cores; None where there is no aim.
         prepare: Makes the workload for about so many networks.
-        method: Registered method that it needs; without it the benchmark is left out.
     """
 
     name: str
@@ -57,7 +55,6 @@ class Benchmark:
     unit: Unit
     target: float | None
     prepare: Callable[[int], Workload]
-    method: str | None = None
 
     @property
     def is_rate(self) -> bool:
@@ -106,18 +103,15 @@ def run_benchmarks(
     """Runs benchmarks one after the other.
 
     Args:
-        names: Which; None for all whose method is installed.
+        names: Which; None for all.
         progress: Called after each.
         num_networks: Size of the workloads.
         repeats: Measurements of each, after one that is not counted.
 
     Raises:
-        UnknownNameError: No such benchmark, or the method of one asked for by name is not registered.
+        UnknownNameError: No such benchmark.
     """
-    if names is None:
-        chosen = [benchmark for benchmark in BENCHMARKS.values() if benchmark.method is None or benchmark.method in methods]
-    else:
-        chosen = [BENCHMARKS[name] for name in names]
+    chosen = [BENCHMARKS[name] for name in (BENCHMARKS if names is None else names)]
     results = []
     for done, benchmark in enumerate(chosen):
         progress(done, len(chosen), benchmark.name)
@@ -188,13 +182,6 @@ def _help(num_networks: int) -> Workload:
     return Workload(lambda: subprocess.run(command, capture_output=True, check=True))
 
 
-def _training(num_networks: int) -> Workload:
-    """One epoch of a fit, its steps and the set-up of the method; validation is on a few networks only."""
-    train, val = fake_dataset([DIGITS_CNN], num_graphs=num_networks), fake_dataset([DIGITS_CNN], num_graphs=8, seed=1)
-    context = RunContext(seed=0, budget=Budget(max_epochs=1, num_candidates=1))
-    return Workload(lambda: make_method("ng-gnn").fit(PROBLEM, train, val, context), num_networks)
-
-
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 for _benchmark in (
     Benchmark("graphs", "build neural graphs from state dicts of one architecture", "networks/s", 20_000, _graphs),
@@ -203,6 +190,5 @@ for _benchmark in (
     Benchmark("trace", "trace a CNN of three convolutions and a head", "ms", None, _trace),
     Benchmark("scramble", "replace 1,000 networks by random equivalents", "ms", None, _scramble),
     Benchmark("batches", "draw shuffled batches of 64 networks", "batches/s", None, _batches),
-    Benchmark("training", "fit ng-gnn for one epoch of 1,000 networks", "networks/s", None, _training, method="ng-gnn"),
 ):
     BENCHMARKS.register(_benchmark.name, _benchmark)

@@ -91,7 +91,7 @@ class Usage:
         self._sampler = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Usage:
-        self._before = _resident_bytes()
+        self._before, self._highest = memory_bytes("VmRSS"), memory_bytes("VmHWM")
         self._peak = self._before
         if self._device.startswith("cuda"):
             import torch
@@ -111,20 +111,29 @@ class Usage:
             self.peak_memory_bytes = torch.cuda.max_memory_allocated(self._device)
         elif self._before is not None and self._peak is not None:
             self._sampler.join()
+            highest = memory_bytes("VmHWM")
+            if highest is not None and highest > (self._highest or 0):
+                # a new peak of the whole process, which the samples may have missed
+                self._peak = highest
             self.peak_memory_bytes = max(0, self._peak - self._before)
 
     def _sample(self) -> None:
         while not self._stop.wait(0.02):
-            resident = _resident_bytes()
+            resident = memory_bytes("VmRSS")
             if resident is None:
                 return
             self._peak = max(self._peak or 0, resident)
 
 
-def _resident_bytes() -> int | None:
-    """Resident memory of this process; Linux only."""
+def memory_bytes(entry: str) -> int | None:
+    """Memory of this process, as Linux counts it; None elsewhere.
+
+    Args:
+        entry: ``"VmRSS"`` for what is resident, ``"VmHWM"`` for its peak so far, ``"VmData"`` for what is private.
+    """
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
+        status = Path("/proc/self/status").read_text()
+    except OSError:
         return None
-    return pages * 4096
+    lines = [line.split() for line in status.splitlines() if line.startswith(f"{entry}:")]
+    return 1024 * int(lines[0][1]) if lines else None

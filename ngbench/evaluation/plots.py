@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ngbench.evaluation.cell import CellResult
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE, Scored, answers, score, seed_folder
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.result import Result
@@ -13,6 +16,7 @@ from ngbench.store import Zoo
 from ngbench.tasks import TASKS, Task
 
 PICTURE_FILE = "predicted-vs-true.png"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
@@ -52,6 +56,46 @@ def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
     path = folder / PICTURE_FILE
     figure.savefig(path, dpi=150)
     return path
+
+
+def draw_growth(results: Sequence[CellResult], path: Path) -> Path:
+    """Draws seconds and memory of a training step against the edges of a network, both axes logarithmic.
+
+    Args:
+        results: The rows of the table of growth; those without a figure are left out.
+        path: Of the picture; its ending chooses the format.
+
+    Returns:
+        The path.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+    figure.suptitle("Cost of a training step on MLPs 2-w-w-3", fontsize=12)
+    for axes, (label, cost) in zip(figure.subplots(1, 2), GROWTH_PANELS.items(), strict=True):
+        for color, method in zip(COLORS * len(results), dict.fromkeys(row.cell.name for row in results), strict=False):
+            rows = [row for row in results if row.cell.name == method and row.train is not None and cost(row)]
+            if not rows:
+                continue
+            edges, costs = [row.num_edges for row in rows], [cost(row) for row in rows]
+            axes.loglog(edges, costs, marker="o", color=color, label=method)
+            in_proportion = [costs[-1] * number / edges[-1] for number in edges]
+            axes.loglog(edges, in_proportion, color=color, linewidth=1, linestyle=":", label=f"{method}, in proportion to edges")
+        axes.set_xlabel("edges of a network")
+        axes.set_ylabel(label)
+        axes.grid(color="0.92", linewidth=0.8, which="both")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+GROWTH_PANELS: Mapping[str, Callable[[CellResult], Any]] = {
+    "seconds for a network": lambda row: 1 / row.train.median if row.train else None,
+    "peak memory of the step (MB)": lambda row: row.peak_memory_bytes / 1e6 if row.peak_memory_bytes else None,
+}
 
 
 def _panel(axes, task: Task, targets: np.ndarray, predictions: np.ndarray, value: float, title: str) -> None:  # noqa: ANN001 - matplotlib is lazy

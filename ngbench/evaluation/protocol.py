@@ -87,9 +87,11 @@ def run_beside_baselines(
     """`run`, giving the method's result and then those of the task's baselines."""
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds are {list(seeds)}; expected one or more different numbers, none negative")
-    make_method(method, settings)
+    info = make_method(method, settings).info
     found = TASKS[task].on(split)
     bench = Bench.open(found, open_zoo(zoo or found.default_zoo), Path(out), checked_device(device), stages)
+    if not info.any_architecture:
+        bench.train.one_structure(reader=info.name)
     names = [name for name in bench.task.baselines if name != method]
     entrants = [bench.measure(name, {}, seeds) for name in names] + [bench.measure(method, settings or {}, seeds)]
     entrant, others = entrants[-1], dict(zip(names, entrants[:-1], strict=True))
@@ -272,7 +274,8 @@ class Bench:
             found = paired_bootstrap(primary, entrant.predictions, self.answers.targets, seed=BOOTSTRAP_SEED, against=against)
             return IntervalRecord(**dataclasses.asdict(found))
 
-        info, method = method_class(entrant.name).info, make_method(entrant.name, entrant.settings)
+        method = make_method(entrant.name, entrant.settings)
+        info = method.info
         result = Result(
             method=entrant.name,
             title=info.title,

@@ -5,6 +5,7 @@ Knows layers and their symmetry; does not know zoos, files or tasks.
 
 from ngbench.graph import symmetry
 from ngbench.graph.neural_graph import NeuralGraph, restore
+from ngbench.graph.program import Program
 from ngbench.graph.topology import EdgeBlock, Index, NodeFeature, NodeGroup, ParameterView, Topology
 from ngbench.graph.trace import trace, trace_program
 
@@ -15,6 +16,7 @@ __all__ = [
     "NodeFeature",
     "NodeGroup",
     "ParameterView",
+    "Program",
     "Topology",
     "restore",
     "symmetry",

@@ -142,14 +142,30 @@ def choices(expr: Iterable[Factor]) -> list[Choice]:
     return [Choice(tuple(itertools.chain(*combination))) for combination in itertools.product(*options)]
 
 
+@dataclass(frozen=True)
+class Units:
+    """What the nodes of a finished group are.
+
+    Args:
+        draft: The draft that the group was cut from.
+        text: The element-wise function of the draft's units that they show.
+        leaves: What they run over, slowest first.
+    """
+
+    draft: GroupDraft
+    text: str
+    leaves: tuple[Factor, ...]
+
+
 @dataclass
 class Draft:
-    """All drafts of a graph, and what ties their indices."""
+    """All drafts of a graph, and what ties their indices; once there is a topology, the `units` of each of its groups by name."""
 
     groups: list[GroupDraft] = field(default_factory=list)
     blocks: list[BlockDraft] = field(default_factory=list)
     together: list[tuple[Factor, ...]] = field(default_factory=list)
     reads: list[tuple[GroupDraft, str]] = field(default_factory=list)
+    units: dict[str, Units] = field(default_factory=dict)
 
     def topology(
         self,
@@ -169,17 +185,20 @@ class Draft:
         """
         plain = [path for path, _ in (*parameters, *tied)] + list(buffers)
         emission = _Emission(self)
-        return emission.topology(tuple(parameters), tuple(tied), tuple(buffers), () if plain == list(order) else tuple(order))
+        topology = emission.topology(tuple(parameters), tuple(tied), tuple(buffers), () if plain == list(order) else tuple(order))
+        self.units = {group.name: Units(group.draft, group.text, group.choice.leaves) for group in emission.groups}
+        return topology
 
 
 @dataclass(eq=False)
 class _Group:
-    """A real group: one choice of a draft's parts, with one activation."""
+    """A real group: one choice of a draft's parts, with one activation, and the function of the draft's units that it shows."""
 
     name: str
     draft: GroupDraft
     choice: Choice
     activation: str
+    text: str
     base: bool
 
 
@@ -231,10 +250,10 @@ class _Emission:
                 links = [links_of(text) for text in texts]
                 own = [first[0] for first in itertools.takewhile(lambda some: len(set(some)) == 1, zip(*links, strict=False))]
                 name = self._unique(draft.name if len(found) == 1 else f"{draft.name}[{number}]")
-                base = _Group(name, draft, choice, activation_name("|".join(own)), base=True)
+                base = _Group(name, draft, choice, activation_name("|".join(own)), "|".join(own), base=True)
                 self.groups.append(base)
                 for text, chain in zip(texts, links, strict=True):
-                    group = base if chain == own else self._add_activation(base, "|".join(chain[len(own) :]))
+                    group = base if chain == own else self._add_activation(base, "|".join(chain[len(own) :]), whole=text)
                     self.of_leaves[_key(choice.leaves), text] = group
 
     def _texts(self) -> dict[frozenset[int], list[str]]:
@@ -249,10 +268,10 @@ class _Emission:
                 used.setdefault(_key(choice.leaves), []).append(text)
         return used
 
-    def _add_activation(self, base: _Group, text: str) -> _Group:
+    def _add_activation(self, base: _Group, text: str, *, whole: str) -> _Group:
         """Another group for units that are read both before and after an activation."""
         name = self._unique(f"{base.name}:{activation_name(text)}")
-        group = _Group(name, base.draft, base.choice, activation_name(text), base=False)
+        group = _Group(name, base.draft, base.choice, activation_name(text), whole, base=False)
         self.groups.append(group)
         self.open[name] = base
         return group

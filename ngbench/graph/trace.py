@@ -34,12 +34,20 @@ def trace(
         UnsupportedLayerError: The module does not run, an operation cannot be expressed, or a parameter does not reach the
             output; the text names the path of the module or parameter.
     """
+    return walk_module(module, example_input, example_kwargs)[1]
+
+
+def walk_module(
+    module: nn.Module, example_input: Tensor | tuple[Tensor, ...] = (), example_kwargs: Mapping[str, Tensor] | None = None
+) -> tuple[Walk, NeuralGraph]:
+    """The graph of a module as of `trace`, with the walk that found it."""
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     _check_parameters(module)
     program = export(module, inputs, dict(example_kwargs or {}))
     entries = {path: entry.detach() for path, entry in module.state_dict(keep_vars=True).items()}
     trained = {path for path, _ in module.named_parameters(remove_duplicate=False)}
-    return _walked(program).graph(entries, trained)
+    walk = _walked(program)
+    return walk, walk.graph(entries, trained)
 
 
 def trace_program(program: torch.export.ExportedProgram) -> NeuralGraph:

@@ -26,12 +26,21 @@ _ADDED = ("bias", "running_mean", "running_var", "weight_norm")
 
 @dataclass
 class Walk:
-    """What is known of a graph while its operations are walked in order; the rules in `layers` read and extend it."""
+    """What is known of a graph while its operations are walked in order; the rules in `layers` read and extend it.
+
+    Args:
+        program: The exported operations.
+        values: What is known of each operation's result, or of each of its results.
+        draft: The graph so far.
+        inputs: Axes of inputs that may turn out to run over the input's units.
+        sums: For a group that a later operation adds to, the last such operation: its result is the group's sum.
+    """
 
     program: torch.export.ExportedProgram
     values: dict[fx.Node, Value | list[Value]] = field(default_factory=dict)
     draft: Draft = field(default_factory=Draft)
     inputs: dict[Factor, GroupDraft] = field(default_factory=dict)
+    sums: dict[GroupDraft, fx.Node] = field(default_factory=dict)
 
     @classmethod
     def of(cls, program: torch.export.ExportedProgram) -> Walk:
@@ -427,7 +436,7 @@ class Walk:
                 target = self.add_group(node, result_name(node))
                 target.units = (Factor(ax.Index(1), target),)
                 self.add_identity(target, value, "output")
-                value = self.made(node, target, value.axes)
+                value = self.values[node] = self.made(node, target, value.axes)
             for draft, text in value.texts.items():
                 self.draft.reads.append((draft, text))
                 draft.role = "output"

@@ -9,9 +9,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ngbench.graph import ParameterView, Topology
+from ngbench.errors import GraphError
+from ngbench.graph import ParameterView, Program, Topology
 from ngbench.graph.layout import show, split_rows, unpack
 from ngbench.graph.neural_graph import pad_kernel
+from ngbench.loading.probes import Programs
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class GraphBundle:
         variant: Which of them each network has, int64 ``[graphs]``.
         values: Canonical value rows, ``[graphs, values]``.
         index: Position of each network in the batch, int64 ``[graphs]``.
+        programs: What runs the networks on inputs; None where only their values are known.
     """
 
     variants: tuple[Topology, ...]
     variant: Tensor
     values: Tensor
     index: Tensor
+    programs: Programs | None = None
 
     @property
     def topology(self) -> Topology:
@@ -85,6 +89,39 @@ class GraphBundle:
             return show(unpack(self.topology, self.values)[view.path], view, shape, num_batch_axes=1)
         slot = self.topology.slots[index]
         return self.values[:, slot.start : slot.stop].unflatten(1, slot.shape)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each input of the networks, the batch left out.
+
+        Raises:
+            GraphError: Only values are known of the networks.
+        """
+        return tuple(self._program(self.topology).inputs.values())
+
+    def activations(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """What every node gives for some inputs, as of `Program.activations`, ``[nodes, graphs, probes]``.
+
+        One batched call for all networks; the values must be those of the networks, not normalised ones.
+
+        Args:
+            inputs: ``[probes, *input shape]`` for each input of the networks.
+
+        Raises:
+            GraphError: Only values are known of the networks, or the inputs have other shapes.
+        """
+        program = self._program(self.topology)
+        if len(self.variants) == 1:
+            return program.activations(self.values, inputs)
+        return program.variant(*self.variants).activations(self.values, inputs, variant=self.variant)
+
+    def _program(self, topology: Topology) -> Program:
+        if self.programs is None:
+            raise GraphError(
+                f"{len(self)} networks with {topology.num_values} values each cannot be run on inputs, since only their values "
+                "are known; expected networks of a zoo, or programs given to GraphDataset.from_graphs"
+            )
+        return self.programs(topology)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> GraphBundle:
         """The bundle on another device, its values in another dtype."""

@@ -13,6 +13,7 @@ import torch
 from ngbench.errors import GraphError
 from ngbench.graph import NeuralGraph, symmetry
 from ngbench.loading.batch import GraphBatch, GraphBundle
+from ngbench.loading.probes import Programs, ZooPrograms
 
 if TYPE_CHECKING:
     from ngbench.store import Zoo
@@ -46,7 +47,7 @@ class GraphDataset:
         structures: dict[str, list[int]] = {}
         for index, topology in enumerate(zoo.topologies):
             structures.setdefault(topology.structure, []).append(index)
-        topology_index = zoo.topology_index[rows]
+        topology_index, programs = zoo.topology_index[rows], ZooPrograms(zoo)
         bundles = []
         for members in structures.values():
             positions = np.flatnonzero(np.isin(topology_index, members))
@@ -57,6 +58,7 @@ class GraphDataset:
                         variant=torch.from_numpy(np.searchsorted(members, topology_index[positions])),
                         values=torch.from_numpy(zoo.values(rows[positions])),
                         index=torch.from_numpy(positions),
+                        programs=programs,
                     )
                 )
         names = [name for name, column in zoo.columns.items() if column.role == "hyperparameter"]
@@ -69,9 +71,21 @@ class GraphDataset:
 
     @classmethod
     def from_graphs(
-        cls, graphs: Sequence[NeuralGraph], *, ids: Sequence[str] | None = None, targets: np.ndarray | None = None
+        cls,
+        graphs: Sequence[NeuralGraph],
+        *,
+        ids: Sequence[str] | None = None,
+        targets: np.ndarray | None = None,
+        programs: Programs | None = None,
     ) -> GraphDataset:
-        """Networks that are in no zoo, for example just traced."""
+        """Networks that are in no zoo, for example just traced.
+
+        Args:
+            graphs: The networks.
+            ids: Their ids; None for their positions.
+            targets: As of the dataset.
+            programs: What runs them on inputs, for example `KnownPrograms`; None where no method asks for it.
+        """
         by_structure: dict[str, list[int]] = {}
         for position, graph in enumerate(graphs):
             by_structure.setdefault(graph.topology.structure, []).append(position)
@@ -84,6 +98,7 @@ class GraphDataset:
                     variant=torch.tensor([variants.index(graphs[position].topology) for position in positions]),
                     values=torch.stack([graphs[position].row() for position in positions]),
                     index=torch.tensor(positions),
+                    programs=programs,
                 )
             )
         return cls(tuple(ids) if ids is not None else tuple(str(i) for i in range(len(graphs))), tuple(bundles), targets, {})
@@ -94,6 +109,10 @@ class GraphDataset:
     def without_targets(self) -> GraphDataset:
         """The same networks with the targets withheld."""
         return replace(self, targets=None)
+
+    def to(self, device: torch.device | str) -> GraphDataset:
+        """The same networks on another device."""
+        return replace(self, bundles=tuple(bundle.to(device) for bundle in self.bundles))
 
     def batch(self, positions: np.ndarray | None = None) -> GraphBatch:
         """Some networks, or all, as one batch; a bundle's `index` is then the position in `positions`.
@@ -106,18 +125,18 @@ class GraphDataset:
         wanted = torch.as_tensor(positions)
         if len(self.bundles) == 1:
             bundle = self.bundles[0]
-            return GraphBatch(
-                (replace(bundle, variant=bundle.variant[wanted], values=bundle.values[wanted], index=torch.arange(len(wanted))),)
-            )
+            rows, index = wanted.to(bundle.values.device), torch.arange(len(wanted), device=bundle.values.device)
+            return GraphBatch((replace(bundle, variant=bundle.variant[rows], values=bundle.values[rows], index=index),))
         place = torch.empty(len(self), dtype=torch.int64)
         owner = torch.empty(len(self), dtype=torch.int64)
         for number, bundle in enumerate(self.bundles):
-            place[bundle.index], owner[bundle.index] = torch.arange(len(bundle)), number
+            place[bundle.index.cpu()], owner[bundle.index.cpu()] = torch.arange(len(bundle)), number
         picked = []
         for number, bundle in enumerate(self.bundles):
             index = torch.nonzero(owner[wanted] == number).flatten()
             if len(index):
-                rows = place[wanted[index]]
+                device = bundle.values.device
+                rows, index = place[wanted[index]].to(device), index.to(device)
                 picked.append(replace(bundle, variant=bundle.variant[rows], values=bundle.values[rows], index=index))
         return GraphBatch(tuple(picked))
 
@@ -137,14 +156,15 @@ class GraphDataset:
         ]
         return replace(self, bundles=tuple(bundles))
 
-    def one_structure(self, *, reader: str) -> GraphBundle:
+    def one_structure(self, *, reader: str, structure: str | None = None) -> GraphBundle:
         """The only bundle, its networks in the order of `ids`, for a reader that is bound to one architecture.
 
         Args:
             reader: Who asks, for the error text.
+            structure: The structure that it must be; None for any.
 
         Raises:
-            GraphError: The networks have more than one structure.
+            GraphError: The networks have more than one structure, or another one.
         """
         if len(self.bundles) != 1:
             raise GraphError(
@@ -152,6 +172,11 @@ class GraphDataset:
                 "use a method that reads any, such as ng-gnn"
             )
         bundle = self.bundles[0]
+        if structure is not None and bundle.topology.structure != structure:
+            raise GraphError(
+                f"{reader} was asked for another architecture than it was fitted on; expected the same: "
+                "use a method that reads any, such as ng-gnn"
+            )
         order = torch.argsort(bundle.index)
         return replace(bundle, variant=bundle.variant[order], values=bundle.values[order], index=bundle.index[order])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Normalization:
 
     by_structure: dict[str, tuple[Tensor, Tensor]]
     by_kind: dict[str, tuple[float, float]]
+    _placed: dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def fit(cls, train: GraphDataset) -> Normalization:
@@ -66,20 +67,27 @@ class Normalization:
         """The batch with normalised values; the one given is left as it is."""
         bundles = []
         for bundle in batch.bundles:
-            mean, std = self._statistics(bundle.topology)
-            values = _with_logarithms(bundle.topology, bundle.values)
-            values = (values - mean.to(values)) / std.to(values)
+            mean, std = self._statistics(bundle.topology, bundle.values)
+            values = (_with_logarithms(bundle.topology, bundle.values) - mean) / std
             bundles.append(replace(bundle, values=values))
         return GraphBatch(tuple(bundles))
 
-    def _statistics(self, topology: Topology) -> tuple[Tensor, Tensor]:
+    def _statistics(self, topology: Topology, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std ``[values]`` on the device and in the format of some values, where they stay for the next batch."""
+        key = topology.structure, like.device, like.dtype
+        if key not in self._placed:
+            mean, std = self._of_structure(topology)
+            self._placed[key] = mean.to(like), std.to(like)
+        return self._placed[key]
+
+    def _of_structure(self, topology: Topology) -> tuple[Tensor, Tensor]:
         if topology.structure not in self.by_structure:
             mean, std = torch.zeros(topology.num_values), torch.ones(topology.num_values)
             for slot in topology.slots:
                 if _kind(topology, slot) in self.by_kind:
                     of_kind = torch.tensor(self.by_kind[_kind(topology, slot)]) / _scale(slot)
                     mean[slot.start : slot.stop], std[slot.start : slot.stop] = of_kind
-            self.by_structure[topology.structure] = (mean, std)
+            return mean, std
         return self.by_structure[topology.structure]
 
 

@@ -1,19 +1,20 @@
 """NG-GNN: the authors' numbers, invariance, independence of neighbours, several architectures at once."""
 
 import copy
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from baselines import ng_gnn
-from baselines.ng_gnn import NGGNN, GraphNetwork, Vocabulary, depths, kernel_sizes, position_rows
-from baselines.training import in_float64, seeded
+from baselines.fitting import steps
+from baselines.fitting.training import in_float64, seeded
+from baselines.ng_gnn import NGGNN, GraphNetwork
+from baselines.reading import encoding
+from baselines.reading.encoding import Vocabulary, depths, flat_types, position_rows, scale_and_sum
+from baselines.reading.message_passing import Wiring
 from ngbench.errors import ConfigError, GraphError, MethodError
-from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Topology, symmetry
+from ngbench.graph import EdgeBlock, NeuralGraph, NodeGroup, ParameterView, Topology, symmetry
 from ngbench.loading import GraphDataset, Normalization
 from ngbench.methods import Budget, RunContext
 from ngbench.metrics import KENDALL_TAU
@@ -30,45 +31,12 @@ from ngbench.testing import (
     residual_topology,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
 CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=4, num_candidates=1))
 SMALL = NGGNN.Config(channels=8, num_layers=3, epochs=4, batch_size=16)
 
 
-def reference(name):
-    """The authors' parameters and configuration, four networks as graphs, and the file."""
-    file = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
-    config = json.loads(str(file["config"]))
-    parameters = {key.removeprefix("param/"): torch.from_numpy(file[key]) for key in file.files if key.startswith("param/")}
-    num_layers = sum(key.startswith("input/weight") for key in file.files)
-    weights = [torch.from_numpy(file[f"input/weight{i}"]).double() for i in range(num_layers)]
-    biases = [torch.from_numpy(file[f"input/bias{i}"]).double() for i in range(num_layers)]
-    if "inr" in name:
-        # The authors' INRs have weights [networks, in, out].
-        weights = [weight.transpose(1, 2) for weight in weights]
-    topology = layered(weights)
-    graphs = []
-    for network in range(len(weights[0])):
-        entries = {f"{i}.weight": weights[i][network] for i in range(num_layers)}
-        entries |= {f"{i}.bias": biases[i][network] for i in range(num_layers)}
-        graphs.append(NeuralGraph.from_state_dict(topology, entries))
-    return parameters, config, GraphDataset.from_graphs(graphs), file
-
-
-def layered(weights):
-    groups, blocks, parameters = [NodeGroup("in", weights[0].shape[2], "input", "none", 0)], [], []
-    for i, weight in enumerate(weights):
-        role = "output" if i + 1 == len(weights) else "hidden"
-        feature = NodeFeature("bias", ParameterView(f"{i}.bias"))
-        groups.append(NodeGroup(f"l{i}", weight.shape[1], role, "unrecorded", i + 1, (feature,)))
-        view = ParameterView(f"{i}.weight")
-        blocks.append(EdgeBlock(f"l{i}", groups[-2].name, f"l{i}", "dense", "conv", tuple(weight.shape[3:]), view))
-        parameters += [(f"{i}.weight", tuple(weight.shape[1:])), (f"{i}.bias", (weight.shape[1],))]
-    return Topology(tuple(groups), tuple(blocks), tuple(parameters))
-
-
 @pytest.mark.parametrize("name", ["ng-gnn-cnn", "ng-gnn-inr"])
-def test_the_authors_outputs_are_reproduced_in_float64(name):
+def test_the_authors_outputs_are_reproduced_in_float64(reference, name):
     parameters, config, networks, file = reference(name)
     module = NGGNN.from_reference(parameters, config).module
     with torch.no_grad():
@@ -77,7 +45,7 @@ def test_the_authors_outputs_are_reproduced_in_float64(name):
     assert np.ptp(file["output"]) > 1e-3, "the networks' outputs differ, so that agreement means something"
 
 
-def test_changing_any_reference_parameter_changes_the_output():
+def test_changing_any_reference_parameter_changes_the_output(reference):
     parameters, config, networks, file = reference("ng-gnn-inr")
     generator = torch.Generator().manual_seed(1)
     for name, parameter in parameters.items():
@@ -90,7 +58,7 @@ def test_changing_any_reference_parameter_changes_the_output():
         assert np.abs(outputs - file["output"]).max() > 1e-6, name
 
 
-def test_an_unknown_option_of_the_reference_is_refused():
+def test_an_unknown_option_of_the_reference_is_refused(reference):
     parameters, config, _, _ = reference("ng-gnn-inr")
     config["gnn_backbone"]["norm"] = "batchnorm"
     with pytest.raises(ConfigError, match="batchnorm"):
@@ -167,7 +135,7 @@ def test_it_must_be_fitted_first():
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"encoding": "sine"}, "encoding is 'sine'"), ({"pooling": "max"}, "pooling is 'max'")]
+    ("option", "message"), [({"encoding": "sine"}, "encoding is 'sine'"), ({"pooling": "median"}, "pooling is 'median'")]
 )
 def test_unknown_options_are_refused(option, message):
     with pytest.raises(ConfigError, match=message):
@@ -175,16 +143,16 @@ def test_unknown_options_are_refused(option, message):
 
 
 @pytest.mark.parametrize("name", ["ng-gnn-cnn", "ng-gnn-inr"])
-def test_nodes_and_edges_enter_the_first_layer_as_in_the_authors_code(name):
+def test_nodes_and_edges_enter_the_first_layer_as_in_the_authors_code(reference, name):
     parameters, config, networks, file = reference(name)
     module = NGGNN.from_reference(parameters, config).module
-    nodes, edges = module.encode(*module.read(networks.batch()))
+    nodes, edges = module.encoder(*module.encoder.read(networks.batch()))
     np.testing.assert_allclose(nodes[:, 0].detach(), file["graph/node_features"], atol=1e-6)
     if "graph/edge_features" in file:
         np.testing.assert_allclose(edges[:, 0].detach(), file["graph/edge_features"], atol=1e-6)
 
 
-def test_the_norm_spans_one_graph_where_that_of_the_authors_spans_the_batch():
+def test_the_norm_spans_one_graph_where_that_of_the_authors_spans_the_batch(reference):
     parameters, config, networks, file = reference("ng-gnn-inr")
     assert np.abs(outputs(NGGNN.from_reference(parameters, config).module, networks) - file["output_in_one_batch"]).max() > 1e-4
 
@@ -197,7 +165,7 @@ def test_the_norm_spans_one_graph_where_that_of_the_authors_spans_the_batch():
         (None, "pooling_layer_idx", "all", r"pools by 'cat' over 'all'; expected 'cat' over 'last'"),
     ],
 )
-def test_an_option_of_the_authors_that_is_not_there_is_refused(section, name, value, message):
+def test_an_option_of_the_authors_that_is_not_there_is_refused(reference, section, name, value, message):
     parameters, config, _, _ = reference("ng-gnn-cnn")
     (config[section] if section else config)[name] = value
     with pytest.raises(ConfigError, match=message):
@@ -222,7 +190,7 @@ def untrained(config=SMALL, *, topologies=TOPOLOGIES):
     """A network of random weights, in which every table and bias matters."""
     train = fake_dataset(topologies, num_graphs=36)
     with seeded(1):
-        vocabulary = Vocabulary.of(train, reverse_edges=config.reverse_edges, mixed=bool(config.mixed))
+        vocabulary = Vocabulary.of(train, config)
         module = GraphNetwork(replace(config, channels=6), vocabulary, Normalization.fit(train), num_outputs=2)
         for parameter in module.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -280,7 +248,7 @@ def test_a_kernel_is_read_as_if_padded_around_its_centre():
     entries = {path: graph.slot_values[slot].reshape(shape) for path, shape, slot in _entries(narrow)}
     entries["conv0.weight"] = torch.nn.functional.pad(entries["conv0.weight"], (1, 1))
     module = untrained()
-    module.normalization = copy.copy
+    module.encoder.normalization = copy.copy
     same = [GraphDataset.from_graphs([g]) for g in (graph, NeuralGraph.from_state_dict(wide, entries))]
     np.testing.assert_allclose(outputs(module, same[0]), outputs(module, same[1]), rtol=0, atol=1e-12)
 
@@ -304,7 +272,7 @@ def test_a_diverged_network_is_read_within_limits():
 
 
 def test_more_inputs_or_outputs_than_in_training_take_the_last_embedding():
-    vocabulary = Vocabulary.of(fake_dataset(SEVERAL_STRUCTURES), reverse_edges=False)
+    vocabulary = Vocabulary.of(fake_dataset(SEVERAL_STRUCTURES), NGGNN.Config(mixed=False))
     assert (vocabulary.num_inputs, vocabulary.num_hidden_layers, vocabulary.num_outputs) == (9, 3, 5)
     rows = position_rows(vocabulary, mlp_topology((11, 2, 1, 1, 1, 7)))
     assert rows.tolist() == [*range(9), 8, 8, 9, 9, 10, 11, 11, 12, 13, 14, 15, 16, 16, 16]
@@ -365,8 +333,8 @@ def test_one_flat_graph_gives_the_numbers_and_gradients_of_bundle_by_bundle(conf
     )
     found = []
     for graphs_per_structure, num_readings in ((0, len(batch.bundles)), (100, 1)):
-        monkeypatch.setattr(ng_gnn, "GRAPHS_PER_STRUCTURE", graphs_per_structure)
-        assert len(module.read(batch)) == num_readings
+        monkeypatch.setattr(encoding, "GRAPHS_PER_STRUCTURE", graphs_per_structure)
+        assert len(module.encoder.read(batch)) == num_readings
         module.zero_grad()
         values = module(batch)
         values.square().sum().backward()
@@ -379,7 +347,7 @@ def test_one_flat_graph_gives_the_numbers_and_gradients_of_bundle_by_bundle(conf
 def test_embeddings_of_both_readings_stand_in_the_order_of_the_networks(graphs_per_structure, monkeypatch, fitted):
     networks = GraphDataset.from_graphs(fake_graphs(SEVERAL_STRUCTURES, num_graphs=9, seed=8))
     embedded, nodes = fitted.embed(networks), fitted.embed_nodes(networks)
-    monkeypatch.setattr(ng_gnn, "GRAPHS_PER_STRUCTURE", graphs_per_structure)
+    monkeypatch.setattr(encoding, "GRAPHS_PER_STRUCTURE", graphs_per_structure)
     np.testing.assert_allclose(fitted.embed(networks), embedded, atol=1e-12)
     for mine, other in zip(fitted.embed_nodes(networks), nodes, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-12)
@@ -387,10 +355,10 @@ def test_embeddings_of_both_readings_stand_in_the_order_of_the_networks(graphs_p
 
 def test_many_networks_of_few_structures_are_read_bundle_by_bundle_and_others_as_one():
     module = untrained()
-    num_graphs = len(SEVERAL_STRUCTURES) * ng_gnn.GRAPHS_PER_STRUCTURE
-    assert len(module.read(fake_dataset(SEVERAL_STRUCTURES, num_graphs=num_graphs).batch())) == 3
-    assert len(module.read(fake_dataset(SEVERAL_STRUCTURES, num_graphs=9).batch())) == 1
-    assert len(module.read(fake_dataset(ONE_STRUCTURE, num_graphs=2).batch())) == 1
+    num_graphs = len(SEVERAL_STRUCTURES) * encoding.GRAPHS_PER_STRUCTURE
+    assert len(module.encoder.read(fake_dataset(SEVERAL_STRUCTURES, num_graphs=num_graphs).batch())) == 3
+    assert len(module.encoder.read(fake_dataset(SEVERAL_STRUCTURES, num_graphs=9).batch())) == 1
+    assert len(module.encoder.read(fake_dataset(ONE_STRUCTURE, num_graphs=2).batch())) == 1
 
 
 @pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS)
@@ -415,7 +383,7 @@ def test_the_operations_of_blocks_are_told_apart():
 
 
 def test_without_unusual_operations_the_model_has_no_embedding_of_them():
-    assert untrained(topologies=SEVERAL_STRUCTURES).operation.shape == (0, 6)
+    assert untrained(topologies=SEVERAL_STRUCTURES).encoder.operation.shape == (0, 6)
 
 
 def test_running_moments_and_shared_numbers_are_read():
@@ -439,7 +407,7 @@ def test_networks_are_read_as_mixed_where_training_has_several_structures():
         method = NGGNN(replace(SMALL, epochs=1))
         method.fit(PROBLEM, fake_dataset(topologies, num_graphs=18), fake_dataset(topologies, num_graphs=6, seed=1), CONTEXT)
         assert method.module.config.mixed is mixed
-        assert len(method.module.depth) == (3 if mixed else 0)
+        assert len(method.module.encoder.depth) == (3 if mixed else 0)
 
 
 def test_networks_of_one_structure_are_read_as_before():
@@ -462,25 +430,25 @@ def test_depths_are_relative_to_the_deepest_layer():
 
 
 def test_layers_are_told_apart_by_depth_alone_where_structures_are_mixed():
-    vocabulary = Vocabulary.of(fake_dataset(SEVERAL_STRUCTURES), reverse_edges=False, mixed=True)
+    vocabulary = Vocabulary.of(fake_dataset(SEVERAL_STRUCTURES), NGGNN.Config(mixed=True))
     assert (vocabulary.num_inputs, vocabulary.num_hidden_layers, vocabulary.num_outputs) == (9, 1, 5)
     assert position_rows(vocabulary, mlp_topology((2, 1, 3, 1, 5))).tolist() == [0, 1, 9, 9, 9, 9, 9, 10, 11, 12, 13, 14]
 
 
 def test_padding_is_not_counted_in_a_kernel():
-    vocabulary = Vocabulary.of(fake_dataset([cnn_topology((1, 4), num_classes=2, kernel=(3, 3))]), reverse_edges=False)
+    vocabulary = Vocabulary.of(fake_dataset([cnn_topology((1, 4), num_classes=2, kernel=(3, 3))]), NGGNN.Config(mixed=False))
     narrow = cnn_topology((1, 4), num_classes=2, kernel=(5, 1))
     # four convolutions, of whose five numbers three are kept, then eight weights of the head
-    assert kernel_sizes(vocabulary, narrow, False).tolist() == [3] * 4 + [1] * 8
+    assert flat_types(vocabulary, narrow, False)[0].tolist() == [3] * 4 + [1] * 8
 
 
 def test_inner_and_output_nodes_are_pooled_apart_and_inputs_left_out():
     module = untrained(MIXED, topologies=SEVERAL_STRUCTURES)
     topology = mlp_topology((4, 3, 2, 5))
     networks = fake_dataset([topology], num_graphs=7)
-    (reading,) = module.read(networks.batch())
-    nodes = module.embed_nodes(reading).detach()
-    embedded = module.embed(networks.batch())[0].detach()
+    (reading,) = module.encoder.read(networks.batch())
+    nodes = module.pass_messages(reading).detach()
+    embedded = module.embed(networks.batch()).detach()
     torch.testing.assert_close(embedded, torch.cat([nodes[4:9].mean(0), nodes[9:].mean(0)], 1))
 
 
@@ -490,15 +458,31 @@ def test_scale_and_sum_of_kernels_are_the_same_whatever_their_padding():
     found = []
     for kernel in ((2, 3), (4, 5)):
         module = untrained(config, topologies=[cnn_topology((1, 4), num_classes=2, kernel=kernel)])
-        module.normalization = copy.copy
+        module.encoder.normalization = copy.copy
         topology = cnn_topology((1, 4), num_classes=2, kernel=(1, 2))
         (graph,) = fake_graphs([topology], num_graphs=1)
         row = graph.row().double()
         slot = topology.slots[topology.slot_index["conv0", None]]
         row[slot.start : slot.start + 2] = values
         networks = GraphDataset.from_graphs([NeuralGraph.from_row(topology, row)])
-        (reading,) = module.read(networks.batch().to("cpu", torch.float64))
-        found.append(torch.stack(ng_gnn._scale_and_sum(reading))[:, 0, 0, 0])
+        (reading,) = module.encoder.read(networks.batch().to("cpu", torch.float64))
+        found.append(torch.stack(scale_and_sum(reading.weights.values[0], len(reading.weights.kinds[0].columns)))[:, 0, 0, 0])
     torch.testing.assert_close(found[0], found[1])
     expected = torch.stack([(values.square().mean() + 1e-4).sqrt().log(), values.sum() / 2**0.5])
     torch.testing.assert_close(found[0], expected)
+
+
+def test_a_large_network_is_read_a_few_targets_at_a_time_to_the_same_numbers(monkeypatch):
+    topologies = [*ALL_FAMILIES]
+    for config in (SMALL, replace(SMALL, reverse_edges=True, residual=False)):
+        module = in_float64(untrained(config))
+        for topology in topologies:
+            batch = fake_dataset([topology], num_graphs=2).batch().to("cpu", torch.float64)
+            monkeypatch.undo()
+            with torch.no_grad():
+                whole = module(batch)
+                monkeypatch.setitem(steps.FLOATS_AT_ONCE, "cpu", 6 * 2 * 7)
+                torch.testing.assert_close(module(batch), whole, rtol=0, atol=1e-12)
+                num_parts = len(list(Wiring.of(topology, config.reverse_edges).parts(7)))
+            assert num_parts > len(topology.blocks)
+            torch.testing.assert_close(module(batch).detach(), whole, rtol=0, atol=1e-12)

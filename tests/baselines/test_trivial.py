@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from baselines import boosting
+from baselines.fitting import boosting
 from baselines.trivial import Hyperparameters, Mean
 from ngbench.errors import MethodError
 from ngbench.loading import GraphDataset

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import boosting
+from baselines.fitting import boosting
 from baselines.weight_statistics import (
+    MODELS,
     NUM_STATISTICS,
     StatisticsByKind,
     StatisticsByLayer,
@@ -16,6 +17,7 @@ from baselines.weight_statistics import (
     layers_of,
     statistics,
 )
+from ngbench.errors import ConfigError, MethodError
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, RunContext
 from ngbench.testing import (
@@ -32,7 +34,7 @@ from ngbench.testing import (
 )
 
 NUM_GRAPHS = 31
-CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=1, num_candidates=2))
+CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=6, num_candidates=2))
 
 
 @pytest.fixture(autouse=True)
@@ -113,19 +115,62 @@ def test_what_a_network_lacks_is_missing_and_nothing_else():
     np.testing.assert_array_equal(missing.any(axis=2), missing.all(axis=2))
 
 
-def test_predictions_beat_chance_on_one_structure_and_on_several():
+@pytest.mark.parametrize("model", MODELS)
+def test_predictions_beat_chance_on_one_structure_and_on_several(model):
     for topologies in (ONE_STRUCTURE, ALL_FAMILIES):
         train, val, test = (fake_dataset(topologies, num_graphs=size, seed=size) for size in (151, 53, 47))
-        method = WeightStatistics()
+        method = WeightStatistics(WeightStatistics.Config(model=model))
         method.fit(PROBLEM, train, val, CONTEXT)
-        assert PROBLEM.metric(method.predict(test.without_targets()), test.targets) > 0.6
+        assert PROBLEM.metric(method.predict(test.without_targets()), test.targets) > 0.5
 
 
-def test_predictions_are_bitwise_invariant():
+@pytest.mark.parametrize("model", MODELS)
+def test_predictions_are_bitwise_invariant(model):
     train, val, test = (fake_dataset(num_graphs=size, seed=size) for size in (151, 53, 47))
-    method = WeightStatistics()
+    method = WeightStatistics(WeightStatistics.Config(model=model))
     method.fit(PROBLEM, train, val, CONTEXT)
     np.testing.assert_array_equal(method.predict(test.scrambled(salt="b")), method.predict(test))
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_better_model_by_validation_predicts_and_the_method_says_which(higher_is_better):
+    def error(predictions, targets):
+        return float(np.abs(predictions - targets).mean())
+
+    problem = PROBLEM if higher_is_better else replace(PROBLEM, metric=error, higher_is_better=False)
+    train, val, test = (fake_dataset(num_graphs=size, seed=size) for size in (151, 53, 47))
+    fitted = {name: WeightStatistics(WeightStatistics.Config(model=name)) for name in (*MODELS, "best")}
+    for method in fitted.values():
+        method.fit(problem, train, val, CONTEXT)
+    scores = {name: problem.metric(fitted[name].predict(val), val.targets) for name in MODELS}
+    better = (max if higher_is_better else min)(scores, key=scores.__getitem__)
+    best = fitted["best"]
+    assert best.scores == scores
+    assert best.chosen == better
+    assert f"chosen='{better}', val boosting {scores['boosting']:.3f}, perceptron {scores['perceptron']:.3f}" in repr(best)
+    np.testing.assert_array_equal(best.predict(test), fitted[better].predict(test))
+
+
+def test_parameters_are_those_of_the_perceptron_where_it_predicts():
+    train, val = (fake_dataset(num_graphs=size, seed=size) for size in (83, 41))
+    numbers = []
+    for model in MODELS:
+        method = WeightStatistics(WeightStatistics.Config(model=model, width=16, num_layers=1))
+        method.fit(PROBLEM, train, val, CONTEXT)
+        numbers.append(method.num_parameters)
+    # three layers, weights and biases, seven statistics each
+    assert numbers == [0, (3 * 2 * 7 + 1) * 16 + 17]
+
+
+def test_it_must_be_fitted_first_and_says_that_it_is_not():
+    assert repr(WeightStatistics()) == "WeightStatistics(not fitted)"
+    with pytest.raises(MethodError, match="weight-statistics has not been fitted"):
+        WeightStatistics().predict(fake_dataset())
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ConfigError, match="model is 'forest'; expected 'best' or 'boosting' or 'perceptron'"):
+        WeightStatistics.Config(model="forest")
 
 
 def test_a_structure_that_was_not_fitted_still_gets_finite_predictions():

@@ -91,7 +91,7 @@ def test_a_method_of_ones_own_runs_from_the_current_folder(small_zoo_path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--method", "ng-gn"], "unknown method 'ng-gn': did you mean 'ng-gnn'?"),
+        (["run", "--method", "ng-gn"], "unknown method 'ng-gn': did you mean 'ng-gnn'"),
         (["run", "--method", "mean", "--task", "retrival"], "unknown task 'retrival'"),
         (["run", "--method", "mean", "--zoo", "digits-cn"], "did you mean 'digits-cnn'"),
         (["run", "--method", "mean", "--zoo", "gone.h5"], "gone.h5"),

@@ -7,7 +7,6 @@ import pytest
 
 from ngbench.errors import UnknownNameError
 from ngbench.evaluation.bench import BENCHMARKS, Benchmark, Workload, run_benchmarks
-from ngbench.methods import methods
 
 NUM_NETWORKS, REPEATS = 13, 2
 UNITS = {
@@ -17,7 +16,6 @@ UNITS = {
     "trace": "ms",
     "scramble": "ms",
     "batches": "batches/s",
-    "training": "networks/s",
 }
 
 
@@ -85,17 +83,6 @@ def test_progress_names_each_benchmark_as_it_begins(only):
     seen = []
     run_benchmarks(progress=lambda *report: seen.append(report), repeats=1)
     assert seen == [(0, 2, "nap"), (1, 2, "rest"), (2, 2, "")]
-
-
-def test_a_benchmark_whose_method_is_not_installed_is_left_out_unless_asked_for(monkeypatch):
-    monkeypatch.setattr(methods, "_entries", {})
-    monkeypatch.setattr(methods, "_discovered", True)
-    needs = [name for name, benchmark in BENCHMARKS.items() if benchmark.method is not None]
-    monkeypatch.setattr("ngbench.evaluation.bench.BENCHMARKS", {name: BENCHMARKS[name] for name in ["scramble", *needs]})
-    results = run_benchmarks(num_networks=NUM_NETWORKS, repeats=1)
-    assert [result.name for result in results] == ["scramble"]
-    with pytest.raises(UnknownNameError, match="unknown method 'ng-gnn'"):
-        run_benchmarks(needs, num_networks=NUM_NETWORKS, repeats=1)
 
 
 def test_an_unknown_benchmark_is_refused_with_the_close_one():

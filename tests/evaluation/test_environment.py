@@ -29,3 +29,18 @@ def test_the_environment_names_versions_and_device():
     assert found.device == "cpu"
     assert found.num_threads > 0
     assert {"torch", "numpy", "h5py"} <= set(found.packages)
+
+
+def test_a_peak_too_short_for_the_samples_is_counted(monkeypatch):
+    figures = iter([("VmRSS", 100), ("VmHWM", 120), ("VmHWM", 350)])
+
+    def of(entry):
+        expected, megabytes = next(figures)
+        assert entry == expected
+        return megabytes * 10**6
+
+    monkeypatch.setattr("ngbench.evaluation.environment.memory_bytes", of)
+    monkeypatch.setattr(Usage, "_sample", lambda self: None)
+    with Usage("cpu") as usage:
+        pass
+    assert usage.peak_memory_bytes == 250 * 10**6

@@ -258,7 +258,9 @@ def _with_entries(walk: Walk, node: fx.Node, value: Value, argument: fx.Node, wi
         return walk.shown(node, argument, [axes[axis] if axis in wide else () for axis in range(offset, len(axes))])
 
     if name == "add" and _is_fresh(value, tuple(value.axes[axis] for axis in wide)):
-        next(iter(value.texts)).features.append(("bias", shown(value.axes)))
+        draft = next(iter(value.texts))
+        draft.features.append(("bias", shown(value.axes)))
+        walk.sums[draft] = node
         return walk.follow(node, value, _grown(value.axes, shape_of(node)))
     value = walk.folded(node, value, wide, name=layer_name(path, path))
     target, axes, pairs = walk.mirror(node, value, wide, name=layer_name(path, path))
@@ -328,6 +330,7 @@ def meet(walk: Walk, node: fx.Node, values: Sequence[Value], *, operation: str) 
             if target is not None and not (branch is carriers[1] and operation == "sub") and walk.comes_from(target, other):
                 walk.add_identity(target, other, "residual" if operation == "add" or other is carriers[0] else "negative")
                 own = tuple(mine if ax.units_in(mine) else expr for mine, expr in zip(branch.axes, axes, strict=True))
+                walk.sums[target] = node
                 return walk.made(node, target, own, chain=branch.chain)
     return walk.combine(
         node, carriers, axes, operation={"add": "residual", "mul": "product"}.get(operation, operation), hidden=hidden

@@ -1,4 +1,4 @@
-"""The one training loop: every module that takes a `GraphBatch` and gives ``[graphs, 1]`` is trained and selected alike."""
+"""The one training loop: every module that reads a batch of networks and gives ``[graphs, 1]`` is trained and selected alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import ctypes
 import hashlib
 import io
+import itertools
 import math
 import os
 import pickle
@@ -14,18 +15,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from baselines.fitting.steps import Forward, Stepper
 from ngbench.errors import ConfigError, TrainingError
-from ngbench.loading import GraphBatch, GraphDataset
+from ngbench.loading import GraphBundle
 from ngbench.methods import Problem, RunContext
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class Examples(Protocol):
+    """What a module learns from and predicts for: a `GraphDataset`, or a `Table` of features."""
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """What is asked for, ``[graphs]``."""
+        ...
+
+    @property
+    def bundles(self) -> tuple[GraphBundle, ...]:
+        """The networks by structure, if they have any."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> Examples:
+        """The same on another device."""
+        ...
+
+    def batch(self, positions: np.ndarray) -> Any:
+        """What the module takes, for some of the networks; it has ``to(device, dtype)``."""
+        ...
+
 
 STEPS_IN_EPOCH = 32
 """Steps that an epoch has at least, as long as they have `SMALLEST_BATCH` networks.
@@ -34,12 +60,6 @@ On 1,100 networks of 64 architectures ng-gnn gained 0.03 of validation τ from b
 """
 
 SMALLEST_BATCH = 16
-
-PREDICTION_BATCH = 256
-"""Networks that are predicted at once, unless they are large."""
-
-PREDICTION_EDGES = 2**17
-"""Edges that these networks have between them, at most; one network may have more."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,9 @@ class Training:
         warmup: Share of all steps in which the rate rises, linearly.
         weight_decay: Decoupled weight decay (AdamW; Loshchilov and Hutter, ICLR 2019), of matrices only.
         clip_norm: Largest norm of a gradient.
+        patience: Epochs without a better validation metric after which training stops; 0 for none.
+        precision: ``"float32"``; ``"tf32"``, in which CUDA devices round what is multiplied to 11 bits and others do not; or
+            ``"bfloat16"``, in which all round it to 8 bits. Weights and sums are float32 in each.
         num_threads: Threads on which torch computes. Several wait for one another a thousand times in a step: with two cores to
             themselves two train 1.5 times as fast, but several times as slowly once another process wants one of the cores.
             The last bits of a result depend on the number too.
@@ -67,14 +90,48 @@ class Training:
     warmup: float = 0.1
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    patience: int = 0
+    precision: str = "float32"
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "num_threads"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
+        self.check_positive("epochs", "batch_size", "learning_rate", "clip_norm", "num_threads")
+        self.check_choice("precision", "float32", "tf32", "bfloat16")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup is {self.warmup!r}; expected a share of all steps, at least 0 and below 1")
+
+    def check_positive(self, *names: str) -> None:
+        """Refuses options that are not above zero."""
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
+
+    def check_share(self, *names: str) -> None:
+        """Refuses options that are no share, at least zero and below one."""
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a share, at least 0 and below 1")
+
+    def check_choice(self, name: str, *choices: str) -> None:
+        """Refuses an option that is none of its choices."""
+        if getattr(self, name) not in choices:
+            raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, choices))}")
+
+    def autocast(self, device: torch.device | str) -> torch.autocast:
+        """Inside, a forward pass multiplies matrices in the number format of `precision`."""
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    @contextlib.contextmanager
+    def tf32(self) -> Iterator[None]:
+        """Inside, CUDA devices round what they multiply where `precision` asks for it, in the backward pass too."""
+        matmul: Any = torch.backends.cuda.matmul
+        convolution: Any = torch.backends.cudnn
+        before = matmul.allow_tf32, convolution.allow_tf32
+        matmul.allow_tf32 = convolution.allow_tf32 = self.precision == "tf32"
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, convolution.allow_tf32 = before
 
     def networks_in_step(self, num_networks: int) -> int:
         """Networks in a step: of few networks smaller batches are taken, so that an epoch still has enough steps.
@@ -92,7 +149,7 @@ class Training:
 
 
 def train(
-    module: nn.Module, *, settings: Training, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext
+    module: nn.Module, *, settings: Training, problem: Problem, train: Examples, val: Examples, context: RunContext
 ) -> None:
     """Trains a module and leaves in it the weights of the epoch with the best validation metric.
 
@@ -101,7 +158,7 @@ def train(
     fit that finds one goes on from there, to the same weights as if it had never stopped.
 
     Args:
-        module: Takes a `GraphBatch`, gives ``[graphs, 1]``.
+        module: Takes a batch of the networks, such as a `GraphBatch`, gives ``[graphs, 1]``.
         settings: How to train, with the options of the module, by which a checkpoint is recognised.
         problem: What the targets are, and the metric that selects.
         train: Networks to learn from, with targets.
@@ -113,13 +170,19 @@ def train(
     """
     keep_memory()
     module.to(context.device)
+    train, val = train.to(context.device), val.to(context.device)
     epochs = min(settings.epochs, context.budget.max_epochs)
-    state = TrainingState(module, settings, run=f"{settings}, seed {context.seed}, {epochs} epochs, {len(train)} networks")
+    state = TrainingState(
+        module, settings, run=f"{settings}, seed {context.seed}, {epochs} epochs, {len(train)} networks, {context.device}"
+    )
     state.load(context.checkpoint_path)
+    stepper = Stepper(state, problem, train)
     with kernel_threads(settings.num_threads):
         for epoch in range(state.epoch, epochs):
+            if state.is_stale:
+                break
             with seeded(context.seed, epoch):
-                _train_epoch(state, problem, train, context=context, epochs=epochs)
+                _train_epoch(stepper, context=context, epochs=epochs)
             predictions = predict(module, val, problem=problem, num_threads=settings.num_threads)
             score = float(problem.metric(predictions, val.targets))
             state.finish_epoch(score, higher_is_better=problem.higher_is_better)
@@ -128,28 +191,25 @@ def train(
     module.load_state_dict(state.best_weights)
 
 
-def _train_epoch(state: TrainingState, problem: Problem, train: GraphDataset, *, context: RunContext, epochs: int) -> None:
+def _train_epoch(stepper: Stepper, *, context: RunContext, epochs: int) -> None:
     """One pass over the training networks, in random order."""
-    settings, module = state.settings, state.module
-    low, high = problem.bounds
-    targets = torch.as_tensor((np.asarray(train.targets) - low) / (high - low), dtype=torch.float32, device=context.device)
-    done, total = state.epoch * len(train), epochs * len(train)
-    batch_size = settings.networks_in_step(len(train))
-    module.train()
-    for positions, batch in train.batches(batch_size, rng=np.random.default_rng([context.seed, state.epoch])):
-        rate = settings.rate((done + len(positions)) / total)
-        logits = module(batch.to(context.device)).squeeze(1)
-        loss = functional.binary_cross_entropy_with_logits(logits, targets[positions])
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {state.epoch + 1} of {epochs} at learning rate {rate:.2g}; "
-                f"expected a finite number: set a learning_rate below {settings.learning_rate:g}"
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
-        state.step(rate)
+    state, num_networks = stepper.state, len(stepper.train)
+    settings, done = state.settings, state.epoch * num_networks
+    order = np.random.default_rng([context.seed, state.epoch]).permutation(num_networks)
+    size = settings.networks_in_step(num_networks)
+    losses = []
+    for start in range(0, num_networks, size):
+        positions = order[start : start + size]
         done += len(positions)
-        context.progress(done, total, state.text(problem))
+        rate = settings.rate(done / (epochs * num_networks))
+        losses.append(stepper.step(positions, rate=rate))
+        context.progress(done, epochs * num_networks, state.text(stepper.problem))
+    loss = float(torch.stack(losses).mean())
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in epoch {state.epoch + 1} of {epochs} at learning rates up to {settings.learning_rate:.2g}; "
+            f"expected a finite number: set a learning_rate below {settings.learning_rate:g}"
+        )
 
 
 class TrainingState:
@@ -161,39 +221,51 @@ class TrainingState:
         run: Says which run this is.
     """
 
+    SCALARS = ("epoch", "score", "best", "epochs_since_best")
+
     def __init__(self, module: nn.Module, settings: Training, *, run: str):
         self.module, self.settings, self.run = module, settings, run
         matrices = [parameter for parameter in module.parameters() if parameter.dim() > 1]
         vectors = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        on_cuda = next(module.parameters()).is_cuda
+        # a recorded step reads the rate from the device
+        rate: float | Tensor = torch.zeros((), device=next(module.parameters()).device) if on_cuda else 0.0
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_cuda)
         self.epoch = 0
         self.score: float | None = None
         self.best: float | None = None
+        self.epochs_since_best = 0
         self.best_weights: dict[str, Tensor] = {}
 
     def text(self, problem: Problem) -> str:
         """What there is to say of the last epoch."""
         return "" if self.score is None else f"val {getattr(problem.metric, 'title', 'score')} {self.score:.3f}"
 
-    def step(self, rate: float) -> None:
-        """One step of the optimizer at a learning rate, after which the gradients are gone."""
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps that follow."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the metric has not improved for as many epochs as the settings allow."""
+        return 0 < self.settings.patience <= self.epochs_since_best
 
     def finish_epoch(self, score: float, *, higher_is_better: bool) -> None:
         """Counts an epoch, and keeps its weights where they are the best so far; of equal ones the first."""
-        self.epoch, self.score = self.epoch + 1, score
+        self.epoch, self.score, self.epochs_since_best = self.epoch + 1, score, self.epochs_since_best + 1
         if self.best is None or (score > self.best if higher_is_better else score < self.best):
-            self.best, self.best_weights = score, copy.deepcopy(self.module.state_dict())
+            self.best, self.best_weights, self.epochs_since_best = score, copy.deepcopy(self.module.state_dict()), 0
 
     def save(self, path: Path | None) -> None:
         """Writes the state, whole or not at all."""
         if path is None:
             return
-        fields = {name: getattr(self, name) for name in ("run", "epoch", "score", "best", "best_weights")}
+        fields = {name: getattr(self, name) for name in ("run", *self.SCALARS, "best_weights")}
         partial = path.with_name(path.name + ".partial")
         # Through memory: on a full disk torch's own writer raises a RuntimeError, which does not say so.
         content = io.BytesIO()
@@ -220,28 +292,29 @@ class TrainingState:
             )
         self.module.load_state_dict(saved["weights"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        for name in ("epoch", "score", "best", "best_weights"):
+        for name in (*self.SCALARS, "best_weights"):
             setattr(self, name, saved[name])
 
 
 @torch.no_grad()
-def predict(module: nn.Module, networks: GraphDataset, *, problem: Problem, num_threads: int = 1) -> np.ndarray:
+def predict(module: nn.Module, networks: Examples, *, problem: Problem, num_threads: int = 1) -> np.ndarray:
     """Predictions of a module for networks, float64 ``[graphs]``, within the bounds of the problem."""
     module.eval()
-    parameter = next(module.parameters())
     low, high = problem.bounds
     predictions = np.empty(len(networks))
+    forward = Forward(module, networks)
     with kernel_threads(num_threads):
-        for positions, batch in prediction_batches(networks):
-            shares = torch.sigmoid(module(batch.to(parameter.device, parameter.dtype)).squeeze(1))
+        for positions in forward.batches(np.arange(len(networks))):
+            shares = torch.sigmoid(forward(positions).squeeze(1))
             predictions[positions] = low + (high - low) * shares.double().cpu().numpy()
     return predictions
 
 
-def prediction_batches(networks: GraphDataset) -> Iterator[tuple[np.ndarray, GraphBatch]]:
-    """All networks once, in order, as many at once as memory is meant to hold."""
-    most_edges = max((bundle.topology.num_edges for bundle in networks.bundles), default=1)
-    return networks.batches(max(1, min(PREDICTION_BATCH, PREDICTION_EDGES // max(1, most_edges))))
+def endless_positions(num_networks: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Positions ``[graphs]`` of networks in batches, all networks in random order again and again."""
+    for epoch in itertools.count():
+        order = np.random.default_rng([seed, epoch]).permutation(num_networks)
+        yield from (order[start : start + batch_size] for start in range(0, num_networks, batch_size))
 
 
 def in_float64(module: Module) -> Module:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ngbench.loading import GraphDataset
+from baselines.fitting.tables import Table
 from ngbench.methods import Problem, RunContext
 
 if TYPE_CHECKING:
@@ -28,24 +27,6 @@ CANDIDATES = tuple(
 On 5 folds of 3,800 small CNNs settings from 300 trees of 20 leaves upward lie within 0.005 of the best τ, of 0.769; on 400
 networks smaller trees do as well. More candidates found nothing better, and would take more than a few seconds.
 """
-
-
-@dataclass(frozen=True)
-class Table:
-    """Features of networks, and what is asked of them.
-
-    Args:
-        features: float64 ``[graphs, features]``; NaN where a network has none.
-        targets: float64 ``[graphs]``.
-    """
-
-    features: np.ndarray
-    targets: np.ndarray
-
-    @classmethod
-    def of(cls, features: np.ndarray, networks: GraphDataset) -> Table:
-        """Features of networks beside their targets."""
-        return cls(features, np.asarray(networks.targets, dtype=np.float64))
 
 
 def fit_best(

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from baselines import training
-from baselines.training import Training
+from baselines.fitting import steps, training
+from baselines.fitting.training import Training
 from ngbench.errors import ConfigError, TrainingError
 from ngbench.methods import Budget, RunContext
 from ngbench.testing import PROBLEM, fake_dataset
@@ -120,7 +120,7 @@ def test_predictions_stay_within_the_bounds_of_the_problem():
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_its_numbers():
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch \d of 5 at learning rate .*below 1e\+30"):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch \d of 5 at learning rates up to .*below 1e\+30"):
         fit(context(), Training(epochs=5, batch_size=16, learning_rate=1e30, warmup=0.0))
 
 
@@ -203,7 +203,9 @@ def test_biases_do_not_decay():
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    state.step(0.1)
+    state.set_rate(0.1)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] * (0.95 if name.endswith("weight") else 1.0))
         assert parameter.grad is None
@@ -236,12 +238,54 @@ def test_memory_is_kept_where_libc_offers_it_and_nothing_breaks_elsewhere(monkey
     assert training.keep_memory.__wrapped__() is False
 
 
+class Large(Line):
+    """Says that each network needs a tensor of a hundred floats; without dropout."""
+
+    def floats_at_once(self, topology):
+        return 100
+
+    def forward(self, batch):
+        (bundle,) = batch.bundles
+        squares = bundle.values.square().mean(1)
+        return self.linear(torch.stack([squares, squares.sqrt()], 1))[torch.argsort(bundle.index)]
+
+
 def test_large_networks_are_predicted_few_at_once(monkeypatch):
     networks = fake_dataset(num_graphs=23)
-    num_edges = networks.bundles[0].topology.num_edges
-    for most_edges, sizes in ((2**17, [23]), (7 * num_edges, [7, 7, 7, 2]), (1, [1] * 23)):
-        monkeypatch.setattr(training, "PREDICTION_EDGES", most_edges)
-        assert [len(batch) for _, batch in training.prediction_batches(networks)] == sizes
+    for most, sizes in ((2300, [23]), (399, [7, 7, 7, 2]), (1, [1] * 23)):
+        monkeypatch.setitem(steps.FLOATS_AT_ONCE, "cpu", most)
+        assert [len(batch) for batch in steps.Forward(Large(), networks).graph_batches()] == sizes
+        assert [len(batch) for batch in steps.Forward(Line(), networks).graph_batches()] == [23]
+
+
+def test_a_step_in_several_passes_is_the_same_step(monkeypatch):
+    found = []
+    for most in (10**6, 500):
+        monkeypatch.setitem(steps.FLOATS_AT_ONCE, "cpu", most)
+        torch.manual_seed(0)
+        module = Large()
+        stepper = steps.Stepper(training.TrainingState(module, SETTINGS, run="a run"), PROBLEM, TRAIN)
+        loss = stepper.step(np.arange(len(TRAIN)), rate=0.1)
+        found.append((loss, weights(module)))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_training_stops_when_the_metric_has_not_improved_for_as_long_as_the_patience():
+    told = []
+    worse = iter(range(0, -100, -1))
+    problem = replace(PROBLEM, metric=lambda predictions, targets: next(worse))
+    settings = replace(SETTINGS, epochs=20, patience=3)
+    splits = {"train": TRAIN, "val": VAL}
+    run_context = context(progress=lambda done, total, text="": told.append(done), max_epochs=20)
+    training.train(Line(), settings=settings, problem=problem, **splits, context=run_context)
+    assert max(told) == 4 * len(TRAIN)
+
+
+def test_products_in_bfloat16_learn_too():
+    wide = replace(SETTINGS, precision="bfloat16")
+    assert not torch.equal(weights(fit(context(), wide)), weights(fit(context())))
+    with pytest.raises(ConfigError, match="precision is 'float8'; expected 'float32' or 'tf32' or 'bfloat16'"):
+        replace(SETTINGS, precision="float8")
 
 
 @pytest.mark.parametrize(("num_networks", "expected"), [(3381, 64), (2048, 64), (1090, 34), (512, 16), (40, 16)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.message_passing import (
+from baselines.reading.message_passing import (
     FLAT_ROWS,
     SMALLEST_VARIANCE,
     Aggregate,
@@ -192,33 +192,30 @@ def test_a_flat_graph_is_padded_to_whole_rows():
     assert wiring.num_real_nodes < wiring.num_nodes
 
 
-def test_means_nodes_and_chosen_nodes_of_each_graph_are_those_of_its_part():
+def test_what_a_flat_graph_sums_and_picks_for_each_graph_is_of_its_own_nodes():
     structures = list(zip(TOPOLOGIES.values(), COPIES, strict=True))
     flat = FlatWiring.of(structures, reverse_edges=False)
     whole = random(sum(topology.num_nodes * count for topology, count in structures), CHANNELS)
-    places = torch.arange(len(whole)) % 5 - 2
-    nodes, means, pooled, chosen = whole[flat.nodes].unsqueeze(1), [], [], []
-    graphs, graph_places = (list(rows.split(flat.nodes_of_graph.tolist())) for rows in (whole, places))
-    for mine, its_places in zip(graphs, graph_places, strict=True):
-        its_places[its_places >= 0] = -1
-        its_places[3], its_places[1] = 0, 2
-        pooled.append(mine.mean(0))
-        means.append(mine.mean().expand(len(mine)))
-        chosen.append(torch.cat([mine[3], torch.zeros(CHANNELS), mine[1]]))
-    torch.testing.assert_close(flat.pool(nodes), torch.stack(pooled))
-    torch.testing.assert_close(flat.graph_mean(nodes)[: len(whole), 0, 0], torch.cat(means)[flat.nodes[: len(whole)]])
-    torch.testing.assert_close(flat.concatenate(nodes, places[flat.nodes], num_places=3), torch.stack(chosen))
+    nodes, graphs = whole[flat.nodes].unsqueeze(1), whole.split(flat.nodes_of_graph.tolist())
+    torch.testing.assert_close(flat.sum(nodes), torch.stack([mine.sum(0) for mine in graphs]))
+    torch.testing.assert_close(flat.max(nodes), torch.stack([mine.amax(0) for mine in graphs]))
+    assert flat.num_nodes_of_graph(nodes).flatten().tolist() == [len(mine) for mine in graphs]
+    spread = torch.cat([mine.mean(0).expand_as(mine) for mine in graphs])[flat.nodes[: len(whole)]]
+    means = flat.sum(nodes) / flat.num_nodes_of_graph(nodes)
+    torch.testing.assert_close(flat.spread(means)[: len(whole), 0], spread)
+    chosen = flat.places_of(torch.tensor([[3, 1, 1000]]).expand(len(graphs), 3))
+    torch.testing.assert_close(nodes[chosen[:, :2], 0], torch.stack([mine[[3, 1]] for mine in graphs]))
+    assert (chosen[:, 2] == flat.num_nodes).all()
     assert all(torch.equal(mine, other) for mine, other in zip(flat.split(nodes), graphs, strict=True))
 
 
-def test_nodes_of_one_structure_are_pooled_split_and_concatenated_graph_by_graph():
+def test_nodes_of_one_structure_are_summed_and_split_graph_by_graph():
     topology = residual_topology()
     wiring, nodes = Wiring.of(topology, False), random(topology.num_nodes, NUM_GRAPHS, CHANNELS)
-    places = torch.full((topology.num_nodes,), -1)
-    places[3], places[1] = 0, 2
-    chosen = torch.cat([nodes[3], torch.zeros(NUM_GRAPHS, CHANNELS), nodes[1]], 1)
-    torch.testing.assert_close(wiring.concatenate(nodes, places, num_places=3), chosen)
-    torch.testing.assert_close(wiring.pool(nodes), nodes.mean(0))
+    torch.testing.assert_close(wiring.sum(nodes), nodes.sum(0))
+    torch.testing.assert_close(wiring.max(nodes), nodes.amax(0))
+    assert wiring.num_nodes_of_graph(nodes) == topology.num_nodes
+    torch.testing.assert_close(nodes + wiring.spread(nodes[0]), nodes + nodes[0])
     assert all(torch.equal(mine, nodes[:, graph]) for graph, mine in enumerate(wiring.split(nodes)))
 
 

@@ -10,7 +10,7 @@ a run too. The gradients are written out: autograd would pass over the edges thr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -26,6 +26,16 @@ SMALLEST_VARIANCE = 1e-5
 
 CACHE_SIZE = 4096
 """Topologies whose index tables are kept."""
+
+
+def on_device(table: Tensor, device: torch.device) -> Tensor:
+    """A table of a wiring on a device, copied there once: a captured step must not copy."""
+    return table if table.device == device else _copied(table, device)
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _copied(table: Tensor, device: torch.device) -> Tensor:
+    return table.to(device)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Run:
     def add_ends(self, edges: Tensor, at_target: Tensor, at_source: Tensor) -> None:
         """Writes to its edges the sum of a vector of the target and a vector of the source, from ``[nodes, ...]`` each."""
         sources, places = at_source[self.sources], self.sources_of_target
-        by_target = sources.unsqueeze(0) if places is None else sources[places.to(sources.device)]
+        by_target = sources.unsqueeze(0) if places is None else sources[on_device(places, sources.device)]
         torch.add(at_target[self.targets].unsqueeze(1), by_target, out=self.block(edges))
 
     def add_edges(self, edges: Tensor, at_target: Tensor, at_source: Tensor) -> None:
@@ -61,14 +71,15 @@ class Run:
         if self.sources_of_target is None:
             at_source[self.sources].add_(block.sum(0))
         else:
-            at_source[self.sources].index_add_(0, self.sources_of_target.flatten().to(edges.device), block.flatten(0, 1))
+            places = on_device(self.sources_of_target, edges.device)
+            at_source[self.sources].index_add_(0, places.flatten(), block.flatten(0, 1))
 
 
 Receivers = tuple[slice, tuple[slice, ...]]
 """A run of nodes of one in-degree, and the runs of edges that enter them, each in the order of the nodes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Wiring:
     """The edges of a topology: its blocks in canonical order, then, where asked for, the same blocks reversed.
 
@@ -99,6 +110,22 @@ class Wiring:
         """Number of edges; here none is padding."""
         return self.num_edges
 
+    def parts(self, most_edges: int) -> Iterator[tuple[slice, list[slice], Wiring]]:
+        """The wiring cut into parts of a few targets each: the targets, their edges, and the wiring of these edges alone.
+
+        Args:
+            most_edges: Edges of a part, at most, unless one target has more.
+        """
+        incoming: dict[tuple[int, int], list[Run]] = {}
+        for run in self.runs:
+            incoming.setdefault((run.targets.start, run.targets.stop), []).append(run)
+        for (first, last), runs in incoming.items():
+            degrees = [_size(run.edges) // (last - first) for run in runs]
+            step = max(1, most_edges // max(1, sum(degrees)))
+            for start in range(first, last, step):
+                targets = slice(start, min(start + step, last))
+                yield targets, *_cut(runs, degrees, targets, num_nodes=self.num_nodes)
+
     @cached_property
     def receivers(self) -> tuple[Receivers, ...]:
         """All nodes that edges enter; groups that follow one another with equal in-degree from one block each are one run."""
@@ -122,6 +149,16 @@ class Wiring:
             degree[run.targets] += _size(run.edges) / _size(run.targets)
         return degree
 
+    @cached_property
+    def pairs(self) -> Tensor:
+        """Place of each edge among all pairs of nodes, source-major, int64 ``[edges]``."""
+        places = []
+        for run in self.runs:
+            targets, sources = (torch.arange(ends.start, ends.stop) for ends in (run.targets, run.sources))
+            of_target = sources.expand(len(targets), -1) if run.sources_of_target is None else sources[run.sources_of_target]
+            places.append((of_target * self.num_nodes + targets.unsqueeze(1)).flatten())
+        return torch.cat(places)
+
     def add_ends(self, nodes: Tensor) -> Tensor:
         """The sum of ends of `SumOfEnds`."""
         at_target, at_source = nodes.chunk(2, -1)
@@ -138,29 +175,43 @@ class Wiring:
             run.add_edges(edges, at_target, at_source)
         return nodes
 
-    def graph_mean(self, nodes: Tensor) -> Tensor:
-        """Mean over all nodes and channels of each graph, shaped to be added to the nodes."""
-        return nodes.mean((0, 2), keepdim=True)
+    def sum(self, nodes: Tensor) -> Tensor:
+        """Sum of the nodes of each graph, ``[graphs, channels]``."""
+        return nodes.sum(0)
 
-    def pool(self, nodes: Tensor) -> Tensor:
-        """Mean of the nodes of each graph, ``[graphs, channels]``."""
-        return nodes.mean(0)
+    def max(self, nodes: Tensor) -> Tensor:
+        """Largest number of each channel among the nodes of each graph, ``[graphs, channels]``."""
+        return nodes.amax(0)
 
-    def concatenate(self, nodes: Tensor, places: Tensor, *, num_places: int) -> Tensor:
-        """Nodes that have a place, in its order, one after the other: ``[graphs, num_places · channels]``; zeros where none has.
+    def spread(self, graphs: Tensor) -> Tensor:
+        """``[graphs, channels]`` shaped to be added to the nodes."""
+        return graphs.unsqueeze(0)
 
-        Args:
-            nodes: ``[nodes, graphs, channels]``.
-            places: Place of each node, int64 ``[nodes]``; negative for none.
-            num_places: Number of places.
-        """
-        chosen = (places >= 0).nonzero().flatten().to(nodes.device)
-        rows = nodes.new_zeros(num_places, *nodes.shape[1:]).index_copy(0, places.to(nodes.device)[chosen], nodes[chosen])
-        return rows.transpose(0, 1).flatten(1)
+    def num_nodes_of_graph(self, like: Tensor) -> Tensor:
+        """Number of nodes of each graph, shaped to divide ``[graphs, channels]``."""
+        return like.new_full((), self.num_nodes)
+
+    def amplification(self, like: Tensor, mean_log_degree: float) -> Tensor:
+        """The amplification scaler of each node, log(in-degree + 1) over its mean, ``[nodes, 1, 1]``."""
+        return (on_device(self.degree, like.device).log1p() / mean_log_degree).to(like.dtype)[:, None, None]
 
     def split(self, nodes: Tensor) -> list[Tensor]:
         """The nodes of each graph in canonical order, ``[nodes, channels]``."""
         return list(nodes.unbind(1))
+
+
+def _cut(runs: list[Run], degrees: list[int], targets: slice, *, num_nodes: int) -> tuple[list[slice], Wiring]:
+    """The edges of runs, which enter the same nodes, that enter some of these, and the wiring of those edges alone."""
+    edges, kept, position = [], [], 0
+    for run, degree in zip(runs, degrees, strict=True):
+        first, last = targets.start - run.targets.start, targets.stop - run.targets.start
+        start = run.edges.start + first * degree
+        edges.append(slice(start, start + (last - first) * degree))
+        places = run.sources_of_target
+        here = slice(position, position + _size(edges[-1]))
+        kept.append(Run(here, targets, run.sources, None if places is None else places[first:last]))
+        position = here.stop
+    return edges, Wiring(tuple(kept), num_nodes, position)
 
 
 def _sources_of_target(topology: Topology, name: str, *, is_reversed: bool) -> Tensor:
@@ -252,7 +303,7 @@ FLAT_ROWS = 64
 """Nodes and edges of a `FlatWiring` are padded to a multiple of this, so that `product` may see them as a table."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FlatWiring:
     """Networks of many topologies as one graph: ``[nodes, 1, channels]`` and ``[edges, 1, channels]``.
 
@@ -262,6 +313,7 @@ class FlatWiring:
 
     Args:
         nodes: Place of each node where all graphs stand one after the other, int64 ``[padded nodes]``; 0 for the padding.
+        places: The other way round: where each node stands here, int64 ``[nodes]``.
         edges: Place of each edge where all graphs stand one after the other, int64 ``[padded edges]``; 0 for the padding.
         sources: Source of each edge, int64 ``[padded edges]``.
         leaving: Edges sorted by their source, int64 ``[edges]``.
@@ -273,6 +325,7 @@ class FlatWiring:
     """
 
     nodes: Tensor
+    places: Tensor
     edges: Tensor
     sources: Tensor
     leaving: Tensor
@@ -312,6 +365,7 @@ class FlatWiring:
         graph = torch.arange(len(nodes_of_graph)).repeat_interleave(nodes_of_graph)[order]
         return cls(
             nodes=_padded(order, with_value=0),
+            places=place,
             edges=_padded(edges, with_value=0),
             sources=_padded(sources[edges], with_value=0),
             leaving=leaving,
@@ -356,42 +410,55 @@ class FlatWiring:
         at_source[:, 0] = functional.embedding_bag(self.leaving, edges[:, 0], self.leaving_ptr, mode="sum")
         return nodes
 
-    def graph_mean(self, nodes: Tensor) -> Tensor:
-        """Mean over all nodes and channels of each graph, shaped to be added to the nodes."""
-        return self._sum_by_graph(nodes.mean((1, 2))).div(self.nodes_of_graph).index_select(0, self.graph)[:, None, None]
+    def sum(self, nodes: Tensor) -> Tensor:
+        """Sum of the nodes of each graph, ``[graphs, channels]``."""
+        rows = nodes[: self.num_real_nodes, 0]
+        return rows.new_zeros(len(self.nodes_of_graph), rows.shape[1]).index_add(0, self.graph[: len(rows)], rows)
 
-    def pool(self, nodes: Tensor) -> Tensor:
-        """Mean of the nodes of each graph, ``[graphs, channels]``."""
-        return self._sum_by_graph(nodes[:, 0]) / self.nodes_of_graph[:, None]
+    def max(self, nodes: Tensor) -> Tensor:
+        """Largest number of each channel among the nodes of each graph, ``[graphs, channels]``."""
+        rows = nodes[: self.num_real_nodes, 0]
+        index = self.graph[: len(rows)].unsqueeze(1).expand_as(rows)
+        least = rows.new_full((len(self.nodes_of_graph), rows.shape[1]), -math.inf)
+        return least.scatter_reduce(0, index, rows, "amax")
 
-    def concatenate(self, nodes: Tensor, places: Tensor, *, num_places: int) -> Tensor:
-        """Nodes that have a place, as in `Wiring.concatenate`."""
-        chosen = (places[: self.num_real_nodes] >= 0).nonzero().flatten().to(nodes.device)
-        rows = self.graph[chosen] * num_places + places.to(nodes.device)[chosen]
-        zeros = nodes.new_zeros(len(self.nodes_of_graph) * num_places, nodes.shape[2])
-        return zeros.index_copy(0, rows, nodes[chosen, 0]).view(len(self.nodes_of_graph), -1)
+    def spread(self, graphs: Tensor) -> Tensor:
+        """``[graphs, channels]`` shaped to be added to the nodes."""
+        return graphs.index_select(0, self.graph).unsqueeze(1)
+
+    def num_nodes_of_graph(self, like: Tensor) -> Tensor:
+        """Number of nodes of each graph, shaped to divide ``[graphs, channels]``."""
+        return self.nodes_of_graph.to(like).unsqueeze(1)
+
+    def places_of(self, nodes: Tensor) -> Tensor:
+        """Where nodes of each graph stand, int64 ``[graphs, nodes]``; beyond the graph's own nodes `num_nodes`."""
+        first = starts_of(self.nodes_of_graph).unsqueeze(1)
+        is_there = nodes < self.nodes_of_graph.unsqueeze(1)
+        return torch.where(is_there, self.places[torch.where(is_there, first + nodes, 0)], self.num_nodes)
+
+    def amplification(self, like: Tensor, mean_log_degree: float) -> Tensor:
+        """The amplification scaler of each node, log(in-degree + 1) over its mean, ``[nodes, 1, 1]``."""
+        return (on_device(self.degree, like.device).log1p() / mean_log_degree).to(like.dtype)[:, None, None]
 
     def split(self, nodes: Tensor) -> list[Tensor]:
         """The nodes of each graph in canonical order, ``[nodes, channels]``."""
-        real = slice(self.num_real_nodes)
-        ordered = torch.empty_like(nodes[real, 0])
-        ordered[self.nodes[real]] = nodes[real, 0]
-        return list(ordered.split(self.nodes_of_graph.tolist()))
+        return list(nodes[self.places, 0].split(self.nodes_of_graph.tolist()))
 
-    def _sum_by_graph(self, rows: Tensor) -> Tensor:
-        num_nodes = self.num_real_nodes
-        sums = rows.new_zeros(len(self.nodes_of_graph), *rows.shape[1:])
-        return sums.index_add(0, self.graph[:num_nodes], rows[:num_nodes])
+    @property
+    def targets(self) -> Tensor:
+        """Target of each edge, without the padding, int64 ``[edges]``."""
+        nodes = torch.arange(len(self.degree), device=self.degree.device)
+        return nodes.repeat_interleave(self.degree.long(), output_size=self.num_real_edges)
 
     @property
     def num_real_edges(self) -> int:
         """Number of edges without the padding."""
         return len(self.leaving)
 
-    @cached_property
+    @property
     def num_real_nodes(self) -> int:
         """Number of nodes without the padding."""
-        return int(self.nodes_of_graph.sum())
+        return len(self.places)
 
 
 def _padded(rows: Tensor, *, with_value: int) -> Tensor:
@@ -490,7 +557,7 @@ class Linear(nn.Linear):
         return product(input, self.weight, self.bias)
 
 
-def product(vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``functional.linear`` on ``[rows, graphs, channels]``.
 
     On CPU torch multiplies float32 matrices with MKL, which is slow on processors of another maker, but convolves with oneDNN,
@@ -499,35 +566,51 @@ def product(vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if vectors.shape[1] == 1 and len(vectors) % FLAT_ROWS == 0:
         return product(vectors.reshape(-1, FLAT_ROWS, vectors.shape[-1]), weight, bias).reshape(len(vectors), 1, -1)
+    return Convolution.apply(vectors, weight, bias) if _convolves(vectors) else functional.linear(vectors, weight, bias)
+
+
+def product_gradients(grad: Tensor, vectors: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What `product` sends back to its vectors and to its weight.
+
+    Args:
+        grad: Of the result, ``[rows, graphs, channels]``.
+        vectors: As they were given.
+        weight: As it was given.
+    """
+    if not _convolves(vectors):
+        return grad @ weight, grad.flatten(0, 1).T @ vectors.flatten(0, 1)
+    return _convolution_gradients(grad, vectors, weight, of_vectors=True)
+
+
+def _convolves(vectors: Tensor) -> bool:
     # Below 16 images torch convolves on one thread without oneDNN.
-    if (
-        vectors.device.type == "cpu"
-        and vectors.dtype == torch.float32
-        and len(vectors) >= 16
-        and torch.backends.mkldnn.is_available()
-    ):
-        return Convolution.apply(vectors, weight, bias)
-    return functional.linear(vectors, weight, bias)
+    is_slow_as_product = vectors.device.type == "cpu" and vectors.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return is_slow_as_product and len(vectors) >= 16 and torch.backends.mkldnn.is_available()
 
 
 class Convolution(torch.autograd.Function):
     """A linear layer as a convolution of 1×1, on ``[rows, graphs, channels]``."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``vectors @ weight.T + bias``."""
         ctx.save_for_backward(vectors, weight)
         return _as_vectors(functional.conv2d(_as_images(vectors), weight[:, :, None, None], bias))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Leaves the gradient of the bias to a sum, which takes a fifth of the time that the convolution takes for it."""
         vectors, weight = ctx.saved_tensors
-        images, filters, wanted = _as_images(vectors), weight[:, :, None, None], [ctx.needs_input_grad[0], True, False]
-        grad_images, grad_filters, _ = torch.ops.aten.convolution_backward(
-            _as_images(grad), images, filters, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
-        )
-        return _as_vectors(grad_images) if wanted[0] else None, grad_filters[:, :, 0, 0], grad.sum((0, 1))
+        grad_vectors, grad_weight = _convolution_gradients(grad, vectors, weight, of_vectors=ctx.needs_input_grad[0])
+        return grad_vectors, grad_weight, grad.sum((0, 1)) if ctx.needs_input_grad[2] else None
+
+
+def _convolution_gradients(grad: Tensor, vectors: Tensor, weight: Tensor, *, of_vectors: bool) -> tuple[Tensor, Tensor]:
+    images, filters, wanted = _as_images(vectors), weight[:, :, None, None], [of_vectors, True, False]
+    grad_images, grad_filters, _ = torch.ops.aten.convolution_backward(
+        _as_images(grad), images, filters, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
+    )
+    return _as_vectors(grad_images) if of_vectors else grad_images, grad_filters[:, :, 0, 0]
 
 
 def _as_images(vectors: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_info
 
-from baselines import boosting
-from baselines.boosting import Table, fit_best, one_thread, predict
+from baselines.fitting import boosting
+from baselines.fitting.boosting import fit_best, one_thread, predict
+from baselines.fitting.tables import Table
 from ngbench.methods import Budget, RunContext
 from ngbench.testing import PROBLEM
 

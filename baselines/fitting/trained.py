@@ -1,0 +1,130 @@
+"""The shell of every method that trains a torch module; a method adds its options, its module, and what it claims."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from baselines.fitting import training
+from baselines.fitting.steps import Forward, Stepper
+from baselines.fitting.training import Training
+from ngbench.errors import MethodError
+from ngbench.loading import GraphDataset
+from ngbench.methods import MethodInfo, Problem, RunContext
+
+
+class TrainedMethod(ABC):
+    """A method that is a torch module, trained by `training.train`.
+
+    The module takes a `GraphBatch` and gives ``[graphs, outputs]`` in the order of the batch. It may also have
+    ``embed(batch)``, which gives ``[graphs, features]`` in that order, and ``embed_nodes(batch)``, a list of
+    ``[nodes, channels]`` in that order.
+
+    Args:
+        config: Options; the defaults of `Config` if None.
+    """
+
+    info: MethodInfo
+    Config: ClassVar[Any]
+
+    def __init__(self, config: Training | None = None):
+        self.config: Any = config or self.Config()
+        if getattr(self.config, "num_probes", 0):
+            self.info = replace(self.info, access="probes")
+        self._module: nn.Module | None = None
+        self._problem: Problem | None = None
+
+    @abstractmethod
+    def build(self, train: GraphDataset) -> nn.Module:
+        """A module for networks like those of training, its weights random."""
+
+    @property
+    def module(self) -> Any:
+        """The trained module.
+
+        Raises:
+            MethodError: The method has not been fitted.
+        """
+        if self._module is None:
+            raise MethodError(f"{self.info.name} has not been fitted; expected a call of fit before this one")
+        return self._module
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned numbers."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
+        """Trains on `train` and keeps the epoch that is best on `val`.
+
+        Raises:
+            TrainingError: The loss is not finite, or a checkpoint cannot be used.
+        """
+        with training.seeded(context.seed):
+            module = self.build(train)
+        training.train(module, settings=self.config, problem=problem, train=train, val=val, context=context)
+        self._module, self._problem = module, problem
+
+    def stepper(self, problem: Problem, train: GraphDataset, context: RunContext) -> Stepper:
+        """Steps of training one by one, of a fresh module, for measurements of speed."""
+        with training.seeded(context.seed):
+            module = self.build(train)
+        state = training.TrainingState(module.to(context.device), self.config, run="")
+        return Stepper(state, problem, train.to(context.device))
+
+    def steps(self, problem: Problem, train: GraphDataset, context: RunContext, *, batch_size: int) -> Iterator[int]:
+        """See `ngbench.methods.TrainsBySteps`; the steps have the largest learning rate."""
+        stepper = self.stepper(problem, train, context)
+        self._module, self._problem = stepper.state.module, problem
+        return self._steps(stepper, context, batch_size)
+
+    def _steps(self, stepper: Stepper, context: RunContext, batch_size: int) -> Iterator[int]:
+        training.keep_memory()
+        for positions in training.endless_positions(len(stepper.train), batch_size, context.seed):
+            with training.kernel_threads(self.config.num_threads):
+                stepper.step(positions, rate=self.config.learning_rate)
+            yield len(positions)
+
+    @torch.no_grad()
+    def forwards(self, networks: GraphDataset, context: RunContext, *, batch_size: int) -> Iterator[int]:
+        """See `ngbench.methods.TrainsBySteps`."""
+        forward = Forward(self.module.eval(), networks.to(context.device))
+        for positions in training.endless_positions(len(networks), batch_size, context.seed):
+            with training.kernel_threads(self.config.num_threads), self.config.autocast(context.device), self.config.tf32():
+                for part in forward.batches(positions):
+                    forward(part).cpu()
+            yield len(positions)
+
+    def predict(self, networks: GraphDataset) -> np.ndarray:
+        """One prediction for each network, float64 ``[graphs]``.
+
+        Raises:
+            MethodError: The method has not been fitted.
+        """
+        module = training.in_float64(self.module)
+        if self._problem is None:
+            raise MethodError(f"{self.info.name} has no problem to predict for; expected a call of fit before predict")
+        return training.predict(module, networks, problem=self._problem, num_threads=self.config.num_threads)
+
+
+class EmbeddingMethod(TrainedMethod):
+    """A trained method whose module has ``embed`` and ``embed_nodes``."""
+
+    @torch.no_grad()
+    def embed(self, networks: GraphDataset) -> np.ndarray:
+        """What the last layers read of each network, float64 ``[graphs, features]``; the same for equivalent networks."""
+        module = training.in_float64(self.module)
+        return np.concatenate([module.embed(batch).cpu().numpy() for batch in Forward(module, networks).graph_batches()])
+
+    @torch.no_grad()
+    def embed_nodes(self, networks: GraphDataset) -> list[np.ndarray]:
+        """For each network its nodes in canonical order, float64 ``[nodes, channels]``; they permute as its neurons do."""
+        module = training.in_float64(self.module)
+        batches = Forward(module, networks).graph_batches()
+        return [nodes.cpu().numpy() for batch in batches for nodes in module.embed_nodes(batch)]

@@ -1,0 +1,175 @@
+"""Fits a method with many settings and scores each on the validation split; the test split is never opened.
+
+``python -m baselines.search baselines/searches/ng-gnn-ablation.yaml --workers 8`` adds one line for each fit to a ``.jsonl`` file
+beside the search, skips those that stand there, and prints the table.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ngbench.errors import ConfigError, NgbenchError
+
+
+class Search(BaseModel):
+    """What is tried: every candidate on every zoo with every seed.
+
+    Args:
+        why: One sentence.
+        method: Registered name.
+        task: Name of a task.
+        zoos: Names of zoos.
+        seeds: One fit for each.
+        candidates: Settings of the method, as they are typed after ``--set``; an empty one for the defaults.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    why: str
+    method: str
+    task: str = "generalization"
+    zoos: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    candidates: list[dict[str, str | int | float | bool]] = Field(min_length=1)
+
+    @classmethod
+    def load(cls, path: Path) -> Search:
+        """Reads a search.
+
+        Raises:
+            ConfigError: The file is not one.
+        """
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"search {path} is no YAML: {' '.join(str(error).split())}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise ConfigError(
+                f"search {path}: {where}: {first['msg']}; expected the fields {', '.join(cls.model_fields)}"
+            ) from error
+
+    def fits(self) -> Iterator[dict[str, Any]]:
+        """All fits, the seeds of a candidate one after the other."""
+        for zoo in self.zoos:
+            for settings in self.candidates:
+                texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in settings.items()}
+                for seed in self.seeds:
+                    yield {"method": self.method, "task": self.task, "zoo": zoo, "settings": texts, "seed": seed}
+
+
+@lru_cache(maxsize=2)
+def _splits(task_name: str, zoo_name: str) -> tuple[Any, Any, Any]:
+    """The problem of a task, and the train and val splits of a zoo."""
+    from ngbench.loading import GraphDataset
+    from ngbench.methods import Problem
+    from ngbench.store import open_zoo
+    from ngbench.tasks import TASKS
+
+    task, zoo = TASKS[task_name], open_zoo(zoo_name)
+    train, val = (GraphDataset.from_zoo(zoo, zoo.split(part, name=task.split), target=task.target) for part in ("train", "val"))
+    return Problem(task.kind, task.primary, task.primary.higher_is_better, task.target_bounds), train, val
+
+
+def fit(what: dict[str, Any], device: str) -> dict[str, Any]:
+    """One fit; gives what was fitted with its validation score, seconds and number of parameters, or why it failed."""
+    import numpy as np
+    import torch
+
+    from ngbench.methods import Budget, RunContext, make_method
+    from ngbench.tasks import TASKS
+
+    torch.set_num_threads(1)
+    problem, train, val = _splits(what["task"], what["zoo"])
+    task, start = TASKS[what["task"]], time.perf_counter()
+    try:
+        method = make_method(what["method"], what["settings"])
+        budget = Budget(task.max_epochs, task.num_candidates)
+        method.fit(problem, train, val, RunContext(what["seed"], budget, device=device))
+        score = float(problem.metric(method.predict(val.without_targets()), np.asarray(val.targets)))
+    except NgbenchError as error:
+        return {**what, "failed": str(error)}
+    duration_s = time.perf_counter() - start
+    found = {"val": round(score, 5), "fit_s": round(duration_s, 1), "num_parameters": method.num_parameters}
+    return {**what, **found, "device": device.partition(":")[0]}
+
+
+def _key(record: dict[str, Any]) -> str:
+    return json.dumps([record[name] for name in ("method", "task", "zoo", "settings", "seed")], sort_keys=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Validation score of each candidate, mean and standard deviation over seeds, the best of each zoo first, as Markdown."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        if "val" in record:
+            text = ", ".join(f"{name} {value}" for name, value in record["settings"].items()) or "the defaults"
+            groups.setdefault((record["zoo"], record["method"], text), []).append(record)
+    rows = [(zoo, method, text, [r["val"] for r in found], found) for (zoo, method, text), found in groups.items()]
+    rows.sort(key=lambda row: (row[0], row[1], -statistics.mean(row[3])))
+    lines = ["| zoo | method | settings | val τ_b | seeds | parameters | seconds a fit |", "|---|---|---|---|---|---|---|"]
+    for zoo, method, text, scores, found in rows:
+        spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+        seconds, parameters = statistics.median(r["fit_s"] for r in found), found[0]["num_parameters"]
+        score = f"{statistics.mean(scores):.3f}{spread}"
+        lines.append(f"| {zoo} | {method} | {text} | {score} | {len(scores)} | {parameters:,} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__)
+@click.argument("searches", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--workers", default=1, show_default=True, help="Fits at the same time.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device.")
+@click.option("--zoo", "zoos", multiple=True, help="Only these zoos; may be given several times.")
+@click.option("--out", type=click.Path(path_type=Path), help="File of results.  [default: beside the first search]")
+def main(searches: tuple[Path, ...], workers: int, device: str, zoos: tuple[str, ...], out: Path | None) -> None:
+    """Runs searches."""
+    try:
+        run(searches, workers=workers, device=device, zoos=zoos, out=out or searches[0].with_suffix(".jsonl"))
+    except NgbenchError as error:
+        click.secho(f"error: {error}", err=True, fg="red")
+        raise SystemExit(2) from error
+
+
+def run(searches: Sequence[Path], *, workers: int, device: str, zoos: Sequence[str], out: Path) -> None:
+    """Fits what is not yet in the file of results, adds it there, and prints the table.
+
+    Raises:
+        ConfigError: A file is no search.
+    """
+    done = {_key(record) for record in read(out) if "val" in record}
+    todo = [what for path in searches for what in Search.load(path).fits() if _key(what) not in done]
+    todo = [what for what in todo if not zoos or what["zoo"] in zoos]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool, out.open("a") as file:
+        futures = [pool.submit(fit, what, device) for what in todo]
+        for number, future in enumerate(as_completed(futures), start=1):
+            record = future.result()
+            print(json.dumps(record), file=file, flush=True)
+            said = record.get("failed") or f"val {record['val']:.3f} in {record['fit_s']:.0f} s"
+            print(f"{number}/{len(todo)} {record['zoo']} {record['settings']} seed {record['seed']}: {said}", file=sys.stderr)
+    click.echo(table(read(out)))
+
+
+if __name__ == "__main__":
+    main()
