@@ -21,8 +21,9 @@ from baselines.kernels import messages
 from baselines.kernels.usable import PRECISIONS
 from baselines.reading.encoding import Encoder, Encoding, Reading, Vocabulary
 from baselines.reading.message_passing import Aggregate, FlatWiring, Linear, SumOfEnds, Wiring, product
-from baselines.reading.pooling import POOLINGS, Pooling, check_outputs
+from baselines.reading.pooling import POOLINGS, Pooling
 from baselines.reading.probes import ProbeFeatures
+from baselines.reading.reader import GraphReader
 from ngbench.graph import Topology
 from ngbench.loading import GraphBatch, GraphDataset, Normalization
 from ngbench.methods import MethodInfo
@@ -161,7 +162,7 @@ class Layer(nn.Module):
         return torch.addcmul(as_is, factored, amplification)
 
 
-class GraphNetwork(nn.Module):
+class GraphNetwork(GraphReader):
     """The whole: encode nodes and edges, pass messages, pool, read out.
 
     Args:
@@ -202,30 +203,8 @@ class GraphNetwork(nn.Module):
             nn.Linear(channels, num_outputs),
         )
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """``[graphs, outputs]``, in the order of the batch."""
-        return self.read_out(self.embed(batch))
-
-    def embed(self, batch: GraphBatch) -> Tensor:
-        """What is read out, ``[graphs, features]``, in the order of the batch.
-
-        Raises:
-            GraphError: Output nodes are to be concatenated, and a network has more of them than any in training.
-        """
-        if self.config.pooling == "cat":
-            check_outputs(batch, self.vocabulary.num_outputs)
-        readings = self.encoder.read(batch)
-        pooled = torch.cat([self.pooling(self.pass_messages(reading), reading) for reading in readings])
-        return pooled[torch.cat([reading.index for reading in readings]).argsort()]
-
-    def embed_nodes(self, batch: GraphBatch) -> list[Tensor]:
-        """The nodes of each network in canonical order, ``[nodes, channels]``."""
-        readings = self.encoder.read(batch)
-        nodes = [of_one for reading in readings for of_one in reading.wiring.split(self.pass_messages(reading))]
-        return [nodes[row] for row in torch.cat([reading.index for reading in readings]).argsort().tolist()]
-
-    def pass_messages(self, reading: Reading) -> Tensor:
-        """``[nodes, graphs, channels]``; when a network's neurons are permuted, they permute alike."""
+    def node_vectors(self, reading: Reading) -> Tensor:
+        """See `GraphReader`."""
         nodes, edges = self.encoder(reading)
         wiring = reading.wiring
         amplification = wiring.amplification(nodes, self.vocabulary.mean_log_degree)

@@ -24,8 +24,9 @@ from baselines.kernels.pairs import PairWeights
 from baselines.kernels.usable import PRECISIONS
 from baselines.reading.encoding import Encoder, Encoding, Reading, Vocabulary
 from baselines.reading.node_pairs import NodePairs
-from baselines.reading.pooling import POOLINGS, Pooling, check_outputs
+from baselines.reading.pooling import POOLINGS, Pooling
 from baselines.reading.probes import ProbeFeatures
+from baselines.reading.reader import GraphReader
 from baselines.reading.relational_attention import keep_at_random, relational_attention, update_pairs
 from ngbench.errors import ConfigError
 from ngbench.graph import Topology
@@ -156,7 +157,7 @@ class PairUpdate(nn.Module):
         return update_pairs(*given, kept=keep_at_random(pairs, dropout) if dropout else None, dropout=dropout)
 
 
-class GraphTransformer(nn.Module):
+class GraphTransformer(GraphReader):
     """The whole: encode nodes and pairs, attend, pool, read out.
 
     Args:
@@ -200,30 +201,8 @@ class GraphTransformer(nn.Module):
         hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
         return nn.Sequential(*hidden, nn.Linear(widths[-1], num_outputs))
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """``[graphs, outputs]``, in the order of the batch."""
-        return self.read_out(self.embed(batch))
-
-    def embed(self, batch: GraphBatch) -> Tensor:
-        """What is read out, ``[graphs, features]``, in the order of the batch.
-
-        Raises:
-            GraphError: Output nodes are to be concatenated, and a network has more of them than any in training.
-        """
-        if self.config.pooling == "cat":
-            check_outputs(batch, self.vocabulary.num_outputs)
-        readings = self.encoder.read(batch)
-        pooled = torch.cat([self.pooling(self.attend(reading), reading) for reading in readings])
-        return pooled[torch.cat([reading.index for reading in readings]).argsort()]
-
-    def embed_nodes(self, batch: GraphBatch) -> list[Tensor]:
-        """The nodes of each network in canonical order, ``[nodes, channels]``."""
-        readings = self.encoder.read(batch)
-        nodes = [of_one for reading in readings for of_one in reading.wiring.split(self.attend(reading))]
-        return [nodes[row] for row in torch.cat([reading.index for reading in readings]).argsort().tolist()]
-
-    def attend(self, reading: Reading) -> Tensor:
-        """``[nodes, graphs, channels]``; when a network's neurons are permuted, they permute alike."""
+    def node_vectors(self, reading: Reading) -> Tensor:
+        """See `GraphReader`."""
         of_nodes, of_edges = self.encoder(reading)
         places, tables = NodePairs.of(reading), []
         for nodes, pairs, mask in places.spread(of_nodes, of_edges, self.encoder.absent_edge()):

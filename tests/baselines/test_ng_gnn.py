@@ -447,7 +447,7 @@ def test_inner_and_output_nodes_are_pooled_apart_and_inputs_left_out():
     topology = mlp_topology((4, 3, 2, 5))
     networks = fake_dataset([topology], num_graphs=7)
     (reading,) = module.encoder.read(networks.batch())
-    nodes = module.pass_messages(reading).detach()
+    nodes = module.node_vectors(reading).detach()
     embedded = module.embed(networks.batch()).detach()
     torch.testing.assert_close(embedded, torch.cat([nodes[4:9].mean(0), nodes[9:].mean(0)], 1))
 
