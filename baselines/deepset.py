@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ class Config(Training):
         super().__post_init__()
         self.check_choice("pooling", "mean", "mean_max")
         self.check_positive("channels", "num_layers", "head_width", "clip")
+        self.check_not_negative("weight_noise")
         self.check_share("dropout")
 
 
@@ -211,12 +213,17 @@ class DeepSet(EmbeddingMethod):
         paper="Navon et al. 2023, arXiv:2301.12780; Zhou et al. 2023, arXiv:2302.14040",
     )
     Config = Config
+    tuned: ClassVar = {
+        "classification/digits-inr": {"weight_noise": "0.1", "channels": "48"},
+        "retrieval/digits-inr": {"weight_noise": "0.1", "channels": "48"},
+        "merging": {"weight_noise": "0", "batch_size": "4"},
+    }
 
-    def build(self, train: GraphDataset) -> WeightSpaceNetwork:
+    def build(self, train: GraphDataset, *, num_outputs: int) -> WeightSpaceNetwork:
         """A network for the architecture of the training networks.
 
         Raises:
             GraphError: They have several.
         """
         bundle = train.one_structure(reader=self.info.name)
-        return WeightSpaceNetwork(self.config, bundle.variants, Normalization.fit(train), num_outputs=1)
+        return WeightSpaceNetwork(self.config, bundle.variants, Normalization.fit(train), num_outputs=num_outputs)

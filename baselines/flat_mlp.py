@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ class Config(Training):
         dropout: Share of units dropped after each hidden layer.
         clip: Largest distance from its median, in deviations, that a weight is taken to have.
         weight_noise: Standard deviation of the factors, around one, that each weight is multiplied by in training.
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
     epochs: int = 50
@@ -42,6 +46,7 @@ class Config(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("width", "clip")
+        self.check_not_negative("num_layers", "weight_noise")
         self.check_share("dropout")
 
 
@@ -52,12 +57,13 @@ class FlatNetwork(nn.Module):
         config: Sizes and options.
         values: Training rows ``[graphs, values]``.
         variants: Topologies of the training networks; they differ in activations only.
+        num_outputs: Numbers to predict for a network.
     """
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, config: Config, values: Tensor, variants: Sequence[Topology]):
+    def __init__(self, config: Config, values: Tensor, variants: Sequence[Topology], *, num_outputs: int):
         super().__init__()
         self.config = config
         # Quantiles, since a few diverged networks would set every mean and deviation.
@@ -68,10 +74,14 @@ class FlatNetwork(nn.Module):
         self.activations = tuple(sorted(set().union(*map(_activations, variants))))
         sizes = [values.shape[1] + len(self.activations)] + [config.width] * config.num_layers
         hidden = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU(), nn.Dropout(config.dropout))]
-        self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
+        self.layers, self.last = nn.Sequential(*hidden), nn.Linear(sizes[-1], num_outputs)
 
     def forward(self, batch: GraphBatch) -> Tensor:
-        """``[graphs, 1]``, for a batch of one bundle."""
+        """``[graphs, outputs]``, for a batch of one bundle."""
+        return self.last(self.embed(batch))
+
+    def embed(self, batch: GraphBatch) -> Tensor:
+        """Units of the last hidden layer, ``[graphs, width]``, for a batch of one bundle."""
         (bundle,) = batch.bundles
         values = bundle.values
         if self.training and self.config.weight_noise:
@@ -107,21 +117,34 @@ class FlatMLP(TrainedMethod):
         paper="none: the plain use of a multilayer perceptron",
     )
     Config = Config
+    tuned: ClassVar = {
+        "classification/digits-inr": {"weight_noise": "0.1"},
+        "retrieval/digits-inr": {"weight_noise": "0.1"},
+    }
 
-    def build(self, train: GraphDataset) -> FlatNetwork:
+    def build(self, train: GraphDataset, *, num_outputs: int) -> FlatNetwork:
         """A network of random weights for the architecture of the training networks.
 
         Raises:
             GraphError: The networks have several structures.
         """
         bundle = train.one_structure(reader=self.info.name)
-        return FlatNetwork(self.config, bundle.values, bundle.variants)
+        return FlatNetwork(self.config, bundle.values, bundle.variants, num_outputs=num_outputs)
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
-        """One prediction for each network, float64 ``[graphs]``.
+        """As `TrainedMethod.predict`.
 
         Raises:
             GraphError: The networks have another structure than those of training.
         """
         networks.one_structure(reader=self.info.name, structure=self.module.structure)
         return super().predict(networks)
+
+    def embed(self, networks: GraphDataset) -> np.ndarray:
+        """As `TrainedMethod.embed`.
+
+        Raises:
+            GraphError: The networks have another structure than those of training.
+        """
+        networks.one_structure(reader=self.info.name, structure=self.module.structure)
+        return super().embed(networks)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +55,11 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("channels", "width", "clip")
+        self.check_positive("channels", "num_layers", "width", "clip")
+        self.check_not_negative("weight_noise")
         self.check_share("dropout")
-        if self.num_layers < 1 or self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ConfigError(
-                f"num_layers is {self.num_layers!r} and kernel_size {self.kernel_size!r}; "
-                "expected a number above 0 and an odd one above 0"
-            )
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size is {self.kernel_size!r}; expected an odd number above 0")
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,11 @@ class MatrixCNN(TrainedMethod):
         paper="after Eilertsen et al. 2020, arXiv:2002.05688",
     )
     Config = Config
+    tuned: ClassVar = {
+        "classification/digits-inr": {"weight_noise": "0.1"},
+        "retrieval/digits-inr": {"weight_noise": "0.1"},
+    }
 
-    def build(self, train: GraphDataset) -> MatrixNetwork:
+    def build(self, train: GraphDataset, *, num_outputs: int) -> MatrixNetwork:
         """A network of random weights for the kernels and features of the training networks."""
-        return MatrixNetwork(self.config, Vocabulary.of(train), Normalization.fit(train), num_outputs=1)
+        return MatrixNetwork(self.config, Vocabulary.of(train), Normalization.fit(train), num_outputs=num_outputs)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,7 @@ class Config(Encoding):
         self.check_choice("pooling", *POOLINGS)
         self.check_positive("node_channels", "edge_channels", "attention_channels", "num_heads", "num_layers")
         self.check_positive("node_hidden", "edge_hidden", "read_out_hidden")
+        self.check_not_negative("read_out_layers")
         self.check_share("dropout")
         if self.attention_channels % self.num_heads:
             raise ConfigError(
@@ -236,11 +238,18 @@ class NGT(EmbeddingMethod):
         paper="Kofinas et al. 2024, arXiv:2403.12143",
     )
     Config = Config
+    tuned: ClassVar = {
+        "generalization/digits-park": {"weight_noise": "0", "epochs": "20"},
+        "classification/digits-park": {"weight_noise": "0", "epochs": "20"},
+        "retrieval/digits-park": {"weight_noise": "0", "epochs": "20"},
+        "classification/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "20"},
+        "retrieval/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "20"},
+    }
 
-    def build(self, train: GraphDataset) -> GraphTransformer:
+    def build(self, train: GraphDataset, *, num_outputs: int) -> GraphTransformer:
         """A network of random weights, sized for those of training."""
         config = self.config.for_networks(train)
-        options = {"num_outputs": 1, "probes": config.probe_features(train)}
+        options = {"num_outputs": num_outputs, "probes": config.probe_features(train)}
         return GraphTransformer(config, Vocabulary.of(train, config), Normalization.fit(train), **options)
 
     @classmethod
@@ -256,9 +265,6 @@ class NGT(EmbeddingMethod):
         """
         options = reference.ng_t_options(state_dict, config)
         method = cls(Config.paper(**options))
-        vocabulary = Vocabulary(**reference.vocabulary(state_dict, config))
-        constants = reference.LayerConstants(**config["graph_constructor"]["stats"])
-        module = GraphTransformer(method.config, vocabulary, constants, num_outputs=config["d_out"]).double().eval()
-        module.load_state_dict(reference.ng_t_weights({name: tensor.double() for name, tensor in state_dict.items()}, options))
-        method._module = module
+        weights = partial(reference.ng_t_weights, options=options)
+        method._module = reference.restored(GraphTransformer, method.config, theirs=state_dict, config=config, weights=weights)
         return method

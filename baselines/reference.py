@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from baselines.reading.encoding import Encoding, Vocabulary
+from baselines.reading.reader import GraphReader
 from ngbench.errors import ConfigError
 from ngbench.loading import GraphBatch, GraphBundle
+
+Reader = TypeVar("Reader", bound=GraphReader)
+
+Weights = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""From parameters under the authors' names to those under ours."""
 
 ACTIVATIONS = ("none", "relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu")
 
@@ -141,38 +148,49 @@ def _options_of_encoding(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"the reference model pools by {pooling[0]!r} over {pooling[1]!r}; expected 'cat' over 'last' or 'mean' over 'all'"
         )
-    return {
-        "encoding": "fourier" if constructor["sin_emb"] else "linear",
-        "num_frequencies": constructor["sin_emb_dim"],
-        "frequency_scale": float(constructor["inp_factor"]),
-        "reverse_edges": config["rev_edge_features"],
-        "pooling": config["pooling_method"],
-    }
+    options = {"encoding": "linear", "reverse_edges": config["rev_edge_features"], "pooling": config["pooling_method"]}
+    if constructor["sin_emb"]:
+        frequencies = {"num_frequencies": constructor["sin_emb_dim"], "frequency_scale": float(constructor["inp_factor"])}
+        options |= {"encoding": "fourier", **frequencies}
+    return options
 
 
-def vocabulary(theirs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What their model was sized for, under the names of our vocabulary.
+def restored(
+    make: Callable[..., Reader], options: Encoding, *, theirs: Mapping[str, Tensor], config: Mapping[str, Any], weights: Weights
+) -> Reader:
+    """A module of ours with the parameters of theirs, in float64.
 
     Args:
+        make: Class of the module.
+        options: Those of ours.
         theirs: Parameters by their names.
-        config: Their options.
+        config: Options of theirs.
+        weights: From their parameters to ours.
     """
+    constants = LayerConstants(**config["graph_constructor"]["stats"])
+    module = make(options, _vocabulary(theirs, config), constants, num_outputs=config["d_out"]).double().eval()
+    module.load_state_dict(weights({name: tensor.double() for name, tensor in theirs.items()}))
+    return module
+
+
+def _vocabulary(theirs: Mapping[str, Tensor], config: Mapping[str, Any]) -> Vocabulary:
+    """What their model was sized for."""
     constructor = config["graph_constructor"]
     inr = constructor.get("inr_model")
     num_inputs = inr["in_features"] if inr else config["input_channels"]
     num_outputs = inr["out_features"] if inr else config["num_classes"]
     side = math.isqrt(constructor["d_edge_in"])
-    return {
-        "num_inputs": num_inputs,
-        "num_hidden_layers": len(theirs["construct_graph.pos_embed"]) - num_inputs - num_outputs,
-        "num_outputs": num_outputs,
-        "kernel": () if side == 1 else (side, side),
-        "features": ("bias",),
-        "activations": ACTIVATIONS if "construct_graph.act_emb.embedding.weight" in theirs else (),
-        "operations": (),
-        "mean_num_nodes": 1.0,
-        "mean_log_degree": float(theirs.get("gnn.convs.0.aggr_module.avg_deg_log", 1.0)),
-    }
+    return Vocabulary(
+        num_inputs=num_inputs,
+        num_hidden_layers=len(theirs["construct_graph.pos_embed"]) - num_inputs - num_outputs,
+        num_outputs=num_outputs,
+        kernel=() if side == 1 else (side, side),
+        features=("bias",),
+        activations=ACTIVATIONS if "construct_graph.act_emb.embedding.weight" in theirs else (),
+        operations=(),
+        mean_num_nodes=1.0,
+        mean_log_degree=float(theirs.get("gnn.convs.0.aggr_module.avg_deg_log", 1.0)),
+    )
 
 
 def _linear(theirs: Mapping[str, Tensor], name: str, *layers: str) -> dict[str, Tensor]:

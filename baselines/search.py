@@ -33,6 +33,7 @@ class Search(BaseModel):
         method: Registered name.
         task: Name of a task.
         zoos: Names of zoos.
+        target: Column that is asked about; None for the first that the task names for a zoo.
         seeds: One fit for each.
         candidates: Settings of the method, as they are typed after ``--set``; an empty one for the defaults.
     """
@@ -43,6 +44,7 @@ class Search(BaseModel):
     method: str
     task: str = "generalization"
     zoos: list[str] = Field(min_length=1)
+    target: str | None = None
     seeds: list[int] = Field(min_length=1)
     candidates: list[dict[str, str | int | float | bool]] = Field(min_length=1)
 
@@ -69,21 +71,22 @@ class Search(BaseModel):
         for zoo in self.zoos:
             for settings in self.candidates:
                 texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in settings.items()}
+                about = {"method": self.method, "task": self.task, "zoo": zoo}
+                about |= {} if self.target is None else {"target": self.target}
                 for seed in self.seeds:
-                    yield {"method": self.method, "task": self.task, "zoo": zoo, "settings": texts, "seed": seed}
+                    yield {**about, "settings": texts, "seed": seed}
 
 
 @lru_cache(maxsize=2)
-def _splits(task_name: str, zoo_name: str) -> tuple[Any, Any, Any]:
+def _splits(task_name: str, zoo_name: str, target: str | None) -> tuple[Any, Any, Any]:
     """The problem of a task, and the train and val splits of a zoo."""
-    from ngbench.loading import GraphDataset
-    from ngbench.methods import Problem
+    from ngbench.evaluation.protocol import examples_of, problem_of
     from ngbench.store import open_zoo
     from ngbench.tasks import TASKS
 
-    task, zoo = TASKS[task_name], open_zoo(zoo_name)
-    train, val = (GraphDataset.from_zoo(zoo, zoo.split(part, name=task.split), target=task.target) for part in ("train", "val"))
-    return Problem(task.kind, task.primary, task.primary.higher_is_better, task.target_bounds), train, val
+    zoo = open_zoo(zoo_name)
+    task = TASKS[task_name].asked(zoo.name, target=target)
+    return problem_of(task, zoo), examples_of(task, zoo, "train"), examples_of(task, zoo, "val")
 
 
 def fit(what: dict[str, Any], device: str) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def fit(what: dict[str, Any], device: str) -> dict[str, Any]:
     from ngbench.tasks import TASKS
 
     torch.set_num_threads(1)
-    problem, train, val = _splits(what["task"], what["zoo"])
+    problem, train, val = _splits(what["task"], what["zoo"], what.get("target"))
     task, start = TASKS[what["task"]], time.perf_counter()
     try:
         method = make_method(what["method"], what["settings"])
@@ -110,7 +113,7 @@ def fit(what: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 def _key(record: dict[str, Any]) -> str:
-    return json.dumps([record[name] for name in ("method", "task", "zoo", "settings", "seed")], sort_keys=True)
+    return json.dumps([record.get(name) for name in ("method", "task", "zoo", "target", "settings", "seed")], sort_keys=True)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -154,17 +157,33 @@ def main(searches: tuple[Path, ...], workers: int, device: str, zoos: tuple[str,
 def run(searches: Sequence[Path], *, workers: int, device: str, zoos: Sequence[str], out: Path) -> None:
     """Fits what is not yet in the file of results, adds it there, and prints the table.
 
+    What failed before is tried again, and its record gives way to that of the new fit.
+
     Raises:
-        ConfigError: A file is no search.
+        ConfigError: A file is no search, a zoo is in none of them, or the machine has no such device.
     """
-    done = {_key(record) for record in read(out) if "val" in record}
-    todo = [what for path in searches for what in Search.load(path).fits() if _key(what) not in done]
-    todo = [what for what in todo if not zoos or what["zoo"] in zoos]
+    from ngbench.evaluation.protocol import checked_device
+
+    device = checked_device(device)
+    wanted = [what for path in searches for what in Search.load(path).fits()]
+    known = sorted({what["zoo"] for what in wanted})
+    for zoo in zoos:
+        if zoo not in known:
+            raise ConfigError(f"zoo {zoo!r} is in none of these searches; expected one of {', '.join(known)}")
+    records = read(out)
+    done = {_key(record) for record in records if "val" in record}
+    todo = [what for what in wanted if _key(what) not in done and (not zoos or what["zoo"] in zoos)]
+    again = {_key(what) for what in todo}
+    kept = [record for record in records if _key(record) not in again]
+    if len(kept) < len(records):
+        out.write_text("".join(json.dumps(record) + "\n" for record in kept))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool, out.open("a") as file:
-        futures = [pool.submit(fit, what, device) for what in todo]
+        futures = {pool.submit(fit, what, device): what for what in todo}
         for number, future in enumerate(as_completed(futures), start=1):
-            record = future.result()
+            # a fit that ends by an error of any kind, such as one of memory, says nothing of the others
+            error = future.exception()
+            record = future.result() if error is None else {**futures[future], "failed": f"{type(error).__name__}: {error}"}
             print(json.dumps(record), file=file, flush=True)
             said = record.get("failed") or f"val {record['val']:.3f} in {record['fit_s']:.0f} s"
             print(f"{number}/{len(todo)} {record['zoo']} {record['settings']} seed {record['seed']}: {said}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What any method must beat: the mean of the training targets, and a prediction from the recipe without a look at the weights."""
+"""What any method must beat: a constant, and a prediction from the recipe without a look at the weights."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Mean:
         invariant=True,
         any_architecture=True,
         paper="none: the constant of least squared error",
+        kinds=("regression",),
     )
     num_parameters = 1
 
@@ -33,6 +34,33 @@ class Mean:
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """The same number for each network, float64 ``[graphs]``."""
         return np.full(len(networks), self.mean)
+
+
+class Majority:
+    """Gives every network the shares of the classes in training, of which the largest decides."""
+
+    info = MethodInfo(
+        name="majority",
+        title="Majority of training",
+        access="none",
+        invariant=True,
+        any_architecture=True,
+        paper="none: the constant of least cross-entropy",
+        kinds=("classification",),
+    )
+
+    def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
+        """Counts the classes."""
+        self.shares = np.bincount(np.asarray(train.targets), minlength=len(problem.classes)) / len(train)
+
+    @property
+    def num_parameters(self) -> int:
+        """One for each class."""
+        return len(self.shares)
+
+    def predict(self, networks: GraphDataset) -> np.ndarray:
+        """The same shares for each network, float64 ``[graphs, classes]``."""
+        return np.tile(self.shares, (len(networks), 1))
 
 
 class Hyperparameters:
@@ -66,11 +94,12 @@ class Hyperparameters:
         self.categories = {name: _categories(column) for name, column in columns.items()}
         is_categorical = np.array([categories is not None for categories in self.categories.values()])
         train_table, val_table = (Table.of(self._features(split.hyperparameters), split) for split in (train, val))
+        self.problem = problem
         self.model = fit_best(problem, train_table, val=val_table, context=context, is_categorical=is_categorical)
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """One prediction for each network, float64 ``[graphs]``."""
-        return predict(self.model, self._features(networks.hyperparameters))
+        return predict(self.model, self._features(networks.hyperparameters), problem=self.problem)
 
     def _features(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Numbers as they are and categories as codes, float64 ``[graphs, columns]``; NaN where a value is missing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from baselines.fitting import boosting, perceptron
 from baselines.fitting.tables import Table
+from baselines.reading.encoding import UNMARKED
 from ngbench.errors import MethodError
 from ngbench.graph import Topology
 from ngbench.graph.topology import Slot
@@ -26,10 +27,6 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 NUM_STATISTICS = 2 + len(QUANTILES)
 
 
-UNMARKED = ("conv", "linear")
-"""Operations whose weights are of one kind: each target is a sum over sources, and its variance is kept from layer to layer."""
-
-
 @dataclass(frozen=True)
 class Config(perceptron.Config):
     """Options of `WeightStatistics`: those of its perceptron, and which models are compared.
@@ -39,7 +36,8 @@ class Config(perceptron.Config):
             ``"perceptron"`` alone.
 
     Raises:
-        ConfigError: A number is out of range, or `model` has none of the named values.
+        ConfigError: A number is out of range, `model` has none of the named values, or it is ``"boosting"``, which reads no other
+            option, beside one.
     """
 
     model: str = "best"
@@ -47,6 +45,8 @@ class Config(perceptron.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choice("model", "best", *MODELS)
+        if self.model == "boosting":
+            self.check_unused(*(field.name for field in fields(self) if field.name != "model"), beside="model")
 
 
 MODELS = ("boosting", "perceptron")
@@ -79,6 +79,7 @@ class WeightStatistics:
         self.config = config or Config()
         self.scores: dict[str, float] = {}
         self._models: dict[str, Any] = {}
+        self.standardise: Standardise | None = None
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
@@ -99,17 +100,22 @@ class WeightStatistics:
     @property
     def num_parameters(self) -> int:
         """Number of learned numbers of a perceptron; 0 for trees, which have splits and leaves."""
+        if not self._models and self.standardise is not None:
+            return 0
         model = self._models[self.chosen]
         return sum(parameter.numel() for parameter in model.parameters()) if self.chosen == "perceptron" else 0
 
     def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
-        """Fits both models on `train` and keeps the one that is better on `val`."""
+        """Fits both models on `train` and keeps the one that is better on `val`; for retrieval the statistics are all."""
         if len(train.bundles) == 1:
             self.read: StatisticsByLayer | StatisticsByKind = StatisticsByLayer.of(train)
         else:
             self.read = StatisticsByKind.of(train)
         train_table, val_table = (Table.of(self.read(split), split) for split in (train, val))
-        self.problem, self._models = problem, {}
+        self.standardise = Standardise.of(train_table.features)
+        self.problem, self._models, self.scores = problem, {}, {}
+        if problem.kind == "retrieval":
+            return
         if self.config.model != "perceptron":
             self._models["boosting"] = boosting.fit_best(problem, train_table, val=val_table, context=context)
         if self.config.model != "boosting":
@@ -124,10 +130,47 @@ class WeightStatistics:
         """
         return self._predict(self.chosen, self.read(networks))
 
+    def embed(self, networks: GraphDataset) -> np.ndarray:
+        """The statistics, each in units of its spread over the training networks, float64 ``[graphs, features]``.
+
+        Raises:
+            MethodError: The method has not been fitted.
+        """
+        if self.standardise is None:
+            raise MethodError("weight-statistics has not been fitted; expected a call of fit before this one")
+        return self.standardise(self.read(networks))
+
     def _predict(self, name: str, features: np.ndarray) -> np.ndarray:
         if name == "boosting":
-            return boosting.predict(self._models[name], features)
-        return perceptron.predict(self._models[name], features, problem=self.problem)
+            return boosting.predict(self._models[name], features, problem=self.problem)
+        return perceptron.predict(self._models[name], features, problem=self.problem, num_threads=self.config.num_threads)
+
+
+@dataclass(frozen=True)
+class Standardise:
+    """Distances of features from their medians in units of half the range of the middle 68 %; 0 where one is missing.
+
+    Args:
+        centre: Medians, ``[features]``.
+        scale: Half ranges, ``[features]``; 1 where a feature hardly varies.
+        clip: Largest distance that is told apart.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    clip: float = 4.0
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Standardise:
+        """Medians and ranges of training features ``[graphs, features]``."""
+        known = ~np.isnan(features).all(axis=0)
+        low, centre, high = (np.zeros(features.shape[1]) for _ in range(3))
+        low[known], centre[known], high[known] = np.nanquantile(features[:, known], (0.16, 0.5, 0.84), axis=0)
+        return cls(centre, np.where(high > low, (high - low) / 2, 1.0))
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """``[graphs, features]`` to the same."""
+        return np.nan_to_num(np.clip((features - self.centre) / self.scale, -self.clip, self.clip))
 
 
 @dataclass(frozen=True)

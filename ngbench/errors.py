@@ -92,9 +92,17 @@ class MethodError(NgbenchError):
     """A method cannot be loaded, or cannot do what was asked of it: choose another method or task."""
 
 
+class NotApplicableError(MethodError):
+    """A method does not offer what a task asks for, or cannot read the networks of a zoo: it has no score there."""
+
+
 class PredictionsError(NgbenchError):
     """Predictions do not match the test split: give one finite row for each id, once."""
 
 
 class ResultError(NgbenchError):
     """A result file or run folder cannot be read: name a folder that ``ngbench run`` wrote."""
+
+
+class AuditError(NgbenchError):
+    """An audit cannot be trusted: a group element changed what a network computes, so that nothing follows from what moved."""

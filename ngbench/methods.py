@@ -10,10 +10,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from ngbench.errors import ConfigError, MethodError
+from ngbench.errors import ConfigError, MethodError, NotApplicableError
 from ngbench.loading import GraphDataset
 from ngbench.progress import Progress, silent
 from ngbench.registry import Registry, load_object
+from ngbench.tasks import Kind
 
 Access = Literal["none", "hyperparameters", "weights", "probes"]
 
@@ -29,6 +30,7 @@ class MethodInfo:
         invariant: Whether it claims that its predictions do not change when hidden neurons are permuted.
         any_architecture: Whether it reads networks of several architectures at once.
         paper: Where the method comes from.
+        kinds: Kinds of problem that it solves; empty for all whose `CALLS` it has.
     """
 
     name: str
@@ -37,6 +39,7 @@ class MethodInfo:
     invariant: bool
     any_architecture: bool
     paper: str
+    kinds: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,25 @@ class Problem:
     """What a task asks of a method.
 
     Args:
-        kind: ``"regression"``: one number a network; targets are ``[graphs]``.
+        kind: ``"regression"``: one number a network, targets float64 ``[graphs]``. ``"classification"``: one of `classes`,
+            targets int64 ``[graphs]``. ``"retrieval"``: embeddings in which networks of one class are near, targets as for
+            classification. ``"merging"``: vectors of nodes by which the neurons of two networks are matched, no targets.
         metric: The function that selects, ``(predictions, targets) -> float``.
         higher_is_better: Direction of the metric.
-        bounds: Least and largest possible target.
+        bounds: Least and largest possible target of a regression.
+        classes: Names of the classes, for classification and retrieval.
     """
 
-    kind: Literal["regression"]
+    kind: Kind
     metric: Any
     higher_is_better: bool
-    bounds: tuple[float, float]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    classes: tuple[str, ...] = ()
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that a module gives for a network: one for each class, or one."""
+        return len(self.classes) or 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,8 @@ class RunContext:
 class Method(Protocol):
     """A method: it is fitted once on the train split, may select on the val split, and then predicts.
 
-    A class has a frozen dataclass `Config` and is built with one: ``MyMethod(MyMethod.Config(width=64))``. What a method
+    A class has a frozen dataclass `Config` and is built with one: ``MyMethod(MyMethod.Config(width=64))``. A mapping ``tuned``
+    may name other settings for a task or zoo, as text: ``{"classification/digits-inr": {"width": "96"}}``. What a method
     cannot do it leaves out; the evaluator then reports it as not applicable.
     """
 
@@ -103,7 +116,10 @@ class Method(Protocol):
         ...
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
-        """One prediction for each network, float64 ``[graphs]``, in the order of `networks.ids`."""
+        """One prediction for each network, float64, in the order of `networks.ids`: ``[graphs]`` or ``[graphs, classes]``.
+
+        Of classes the probabilities: from 0, a network's summing to 1.
+        """
         ...
 
     @property
@@ -133,6 +149,19 @@ class TrainsBySteps(Protocol):
         ...
 
 
+CALLS: Mapping[Kind, tuple[str, ...]] = {
+    "regression": ("predict",),
+    "classification": ("predict",),
+    "retrieval": ("embed",),
+    "merging": ("embed_nodes", "match"),
+}
+"""What a method must offer for a kind of problem: one of these calls, beside `fit`.
+
+``embed(networks)`` gives float64 ``[graphs, features]``, ``embed_nodes(networks)`` a list of ``[nodes, channels]``, one for each
+network, and ``match(first, second)`` a list of group elements, each of which brings a network of `second` to the order of that of
+`first`.
+"""
+
 methods: Registry[Any] = Registry("method", entry_point_group="ngbench.methods")
 """Method classes by name; entry points of the group ``ngbench.methods`` are found by themselves."""
 
@@ -145,21 +174,37 @@ def method_class(name: str) -> Any:
         MethodError: What stands at the path is no method.
     """
     found = load_object(name, kind="method") if ":" in name else methods[name]
-    missing = [part for part in ("info", "fit", "predict") if not hasattr(found, part)]
+    missing = [part for part in ("info", "fit") if not hasattr(found, part)]
     if missing or not isinstance(found, type):
         raise MethodError(
             f"method {name!r} is {'a class without ' + ', '.join(missing) if isinstance(found, type) else type(found).__name__}; "
-            "expected a class with info, fit and predict"
+            "expected a class with info, fit and one of predict, embed, embed_nodes and match"
         )
     return found
 
 
-def make_method(name: str, settings: Mapping[str, str] | None = None) -> Any:
+def check_applicable(name: str, kind: Kind) -> None:
+    """Whether a method solves problems of a kind.
+
+    Raises:
+        NotApplicableError: It lacks the calls, or says that it does not.
+    """
+    found = method_class(name)
+    offers = any(hasattr(found, call) for call in CALLS[kind])
+    if not offers or (found.info.kinds and kind not in found.info.kinds):
+        lack = "says so itself" if offers else f"has no {' or '.join(CALLS[kind])}"
+        raise NotApplicableError(f"method {name!r} is not applicable to {kind}: it {lack}; choose another method or task")
+
+
+def make_method(name: str, settings: Mapping[str, str] | None = None, *, task: str | None = None, zoo: str | None = None) -> Any:
     """A method ready to be fitted.
 
     Args:
         name: Registered name or ``package.module:Class``.
         settings: Values of its `Config` by field name, as text.
+        task: Name of the task that it is fitted for; with the zoo it chooses among settings that the method's ``tuned`` names
+            for ``"task/zoo"``, or for ``"task"`` on any zoo. Those in `settings` come before these.
+        zoo: Name of the zoo.
 
     Raises:
         ConfigError: A setting is not a field of the method's `Config`, or its text is no value of the field's type.
@@ -173,7 +218,9 @@ def make_method(name: str, settings: Mapping[str, str] | None = None) -> Any:
     defaults = config_type()
     known = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(config_type)}
     values = {}
-    for key, text in (settings or {}).items():
+    tuned: Mapping[str, Mapping[str, str]] = getattr(cls, "tuned", {})
+    chosen = {**tuned.get(f"{task}/{zoo}", tuned.get(f"{task}", {})), **(settings or {})}
+    for key, text in chosen.items():
         if key not in known:
             raise ConfigError(f"method {name!r} has no setting {key!r}; expected one of {', '.join(sorted(known))}")
         values[key] = _parse(text, known[key], where=f"setting {key!r} of method {name!r}")

@@ -6,9 +6,9 @@ Needs no test framework: what a method breaks is raised as a `MethodError` that 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 from ngbench.errors import GraphError, MethodError, NgbenchError
-from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Program, Topology
+from ngbench.graph import EdgeBlock, NeuralGraph, NodeFeature, NodeGroup, ParameterView, Program, Topology, symmetry
+from ngbench.graph.symmetry import GroupElement
 from ngbench.graph.topology import Index
 from ngbench.loading import GraphDataset
-from ngbench.methods import Budget, MethodInfo, Problem, RunContext, make_method
-from ngbench.metrics import KENDALL_TAU
+from ngbench.loading.dataset import scramble_seed
+from ngbench.methods import CALLS, Budget, MethodInfo, Problem, RunContext, make_method
+from ngbench.metrics import ACCURACY, KENDALL_TAU
+from ngbench.tasks import Kind
 from ngbench.zoo.architectures import ACTIVATIONS
 
 TOLERANCE = 1e-5
@@ -258,8 +261,26 @@ def _scales(num_graphs: int, seed: int) -> np.ndarray:
     return 10 ** np.random.default_rng([seed, 0]).uniform(-0.5, 0.5, num_graphs)
 
 
+CLASSES = ("faint", "medium", "strong")
+"""Classes of fake networks, by the scale of their weights."""
+
+
+def fake_classes(networks: GraphDataset) -> GraphDataset:
+    """A fake split whose targets are the places in `CLASSES`, int64 ``[graphs]``: thirds of the scale of a network's weights."""
+    limits = 10 ** np.array([-1 / 6, 1 / 6])
+    return replace(networks, targets=np.digitize(networks.hyperparameters["init_scale"], limits))
+
+
 PROBLEM = Problem(kind="regression", metric=KENDALL_TAU, higher_is_better=True, bounds=(0.0, 1.0))
-"""The problem that `check_method` poses: the target of `fake_dataset`, judged by Kendall's τ_b."""
+"""The target of `fake_dataset`, judged by Kendall's τ_b."""
+
+PROBLEMS: Mapping[Kind, Problem] = {
+    "regression": PROBLEM,
+    "classification": Problem("classification", ACCURACY, higher_is_better=True, classes=CLASSES),
+    "retrieval": Problem("retrieval", ACCURACY, higher_is_better=True, classes=CLASSES),
+    "merging": Problem("merging", None, higher_is_better=True),
+}
+"""The problems that `check_method` poses, by kind."""
 
 FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a method raises that does not see that it cannot do what it is asked for."""
@@ -268,12 +289,15 @@ FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErro
 def check_method(method: str | Callable[[], Any], *, seed: int = 0) -> None:
     """Runs a method through what every method must keep, on fake zoos and with two epochs or candidates.
 
-    It offers `Method`; it edits none of its inputs; it gives one finite float64 for each network, in the order of the ids; a
-    prediction depends on no other network in the set; the same seed gives the same predictions; where it claims
-    ``invariant``, permuted networks get the same predictions; where it claims ``any_architecture``, all this holds for
-    networks of `ALL_FAMILIES` at once (of `SEVERAL_STRUCTURES`, where it runs networks on probes), and fitted on one structure
-    it predicts for all of them; otherwise it refuses several
-    structures with an `NgbenchError`.
+    It offers `info`, `fit`, `num_parameters` and one of the calls of `ngbench.methods.CALLS`. For each call that it has: it
+    edits none of its inputs; it says something finite of the right shape of each network, in the order of the ids; that depends
+    on no other network in the set, unless the method reads nothing of networks; the same seed gives the same. Predictions of a
+    regression are float64 ``[graphs]``, of a classification probabilities; embeddings are float64 ``[graphs, features]``. Where
+    it claims ``invariant``, permuted networks get the same predictions and embeddings; embeddings of nodes permute as hidden
+    neurons do in any case; matchings are elements of the symmetry group. Where it claims ``any_architecture``, all this holds
+    for networks of `ALL_FAMILIES` at once (of `SEVERAL_STRUCTURES`, where it runs networks on probes), and fitted on one
+    structure it reads all of them; otherwise it refuses several structures with an `NgbenchError`. It is fitted for the first
+    kind of problem that it solves; where that is a regression, also for a classification if it solves that.
 
     Args:
         method: A registered name, a path ``package.module:Class``, a class, or any function that makes a method.
@@ -284,13 +308,16 @@ def check_method(method: str | Callable[[], Any], *, seed: int = 0) -> None:
     """
     make = _maker(method)
     info = _checked_info(make())
-    one = _check_on(make, info, ONE_STRUCTURE, seed)
+    kinds = _kinds(make(), info)
+    trial = Trial(make, info, kinds[0], seed)
+    one = trial.check_on(ONE_STRUCTURE)
     if info.any_architecture:
-        families = _families(info)
-        _check_on(make, info, families, seed)
-        _check_unseen(one, info, families, seed)
+        trial.check_on(trial.families)
+        trial.check_unseen(one)
     else:
-        _check_refusal(make, one, info, seed)
+        trial.check_refusal(one)
+    if kinds[:2] == ["regression", "classification"]:
+        Trial(make, info, "classification", seed, only=("predict",)).check_on(ONE_STRUCTURE)
 
 
 def _maker(method: str | Callable[[], Any]) -> Callable[[], Any]:
@@ -302,7 +329,9 @@ def _maker(method: str | Callable[[], Any]) -> Callable[[], Any]:
 
 def _checked_info(method: Any) -> MethodInfo:
     # asked of the class: a method that is not fitted yet may have no number of parameters
-    missing = [name for name in ("info", "fit", "predict", "num_parameters") if not hasattr(type(method), name)]
+    missing = [name for name in ("info", "fit", "num_parameters") if not hasattr(type(method), name)]
+    if not any(hasattr(type(method), call) for call in SAID):
+        missing.append(" or ".join(SAID))
     if missing or not isinstance(method.info, MethodInfo):
         lack = f"lacks {', '.join(missing)}" if missing else f"has an info of type {type(method.info).__name__}"
         raise MethodError(f"{type(method).__name__} {lack}; expected what ngbench.methods.Method names")
@@ -312,99 +341,269 @@ def _checked_info(method: Any) -> MethodInfo:
     return method.info
 
 
-def _check_on(make: Callable[[], Any], info: MethodInfo, topologies: Sequence[Topology], seed: int) -> Any:
-    """Fits on networks of some topologies and checks what a method keeps for any; gives the fitted method."""
-    test = fake_dataset(topologies, num_graphs=17, seed=seed + 2).without_targets()
-    method = _fitted(make, info, topologies, seed)
-    predictions = _predict(method, info, test)
-    if info.access in ("weights", "probes") and np.ptp(predictions) == 0:
-        raise MethodError(
-            f"method {info.name!r} predicts {predictions[0]:g} for all {len(test)} networks; expected it to read weights"
-        )
-    again = _predict(_fitted(make, info, topologies, seed), info, test)
-    _check_same(info, again, predictions, rule="when fitted twice with one seed", tolerance=0.0)
-    order = np.random.default_rng(seed).permutation(len(test))
-    reordered, few = _take(test, order), _take(test, order[:3])
-    _check_same(info, _predict(method, info, reordered), predictions[order], rule="when the networks stand in another order")
-    _check_same(info, _predict(method, info, few), predictions[order[:3]], rule="when other networks are left out of the set")
-    if info.invariant:
-        scrambled = _predict(method, info, test.scrambled(salt=f"check-method-{seed}"))
-        _check_same(info, scrambled, predictions, rule="when hidden neurons are permuted, although it claims to be invariant")
-    return method
+def _kinds(method: Any, info: MethodInfo) -> list[Kind]:
+    """Kinds of problem that a method solves."""
+    offered: list[Kind] = [kind for kind, calls in CALLS.items() if any(hasattr(type(method), call) for call in calls)]
+    lacking = [kind for kind in info.kinds if kind not in offered]
+    if lacking:
+        known: dict[str, str] = {kind: " or ".join(calls) for kind, calls in CALLS.items()}
+        calls = known.get(lacking[0], f"one of the kinds {', '.join(CALLS)}")
+        raise MethodError(f"info of {type(method).__name__} names kind {lacking[0]!r}; expected it to have {calls}")
+    return [kind for kind in offered if not info.kinds or kind in info.kinds]
 
 
-def _families(info: MethodInfo) -> Sequence[Topology]:
-    """Topologies that a method of any architecture reads; one that runs networks gets those whose modules are known."""
-    return SEVERAL_STRUCTURES if info.access == "probes" else ALL_FAMILIES
+SAID: Mapping[str, tuple[str, str, str]] = {
+    "predict": ("predicts", "predictions", "predict for"),
+    "embed": ("embeds networks as", "embeddings", "embed"),
+    "embed_nodes": ("embeds nodes as", "embeddings of nodes", "embed nodes of"),
+    "match": ("matches networks as", "matchings", "match"),
+}
+"""For error texts: what a method does by a call, what comes of it, and what it is asked to do."""
+
+Answers = list[Any]
+"""What is said of each network: an array, or for matchings a dictionary of arrays."""
 
 
-def _check_unseen(one: Any, info: MethodInfo, families: Sequence[Topology], seed: int) -> None:
-    """A method of any architecture, fitted on one structure, predicts for deeper and wider ones and for other families."""
-    larger = (mlp_topology((12, 10, 9, 8, 11)), cnn_topology((3, 8, 7, 6, 5), num_classes=9, kernel=(5, 4), activation="mish"))
-    unseen = fake_dataset((*larger, *families), num_graphs=16, seed=seed + 2).without_targets()
-    try:
-        _predict(one, info, unseen)
-    except MethodError:
-        raise
-    except (NgbenchError, *FAILURES) as error:
-        raise MethodError(
-            f"method {info.name!r} raises {type(error).__name__} when asked to predict for architectures that it was not fitted "
-            f"on, but declares any_architecture=True: {error}; expected predictions"
-        ) from error
+@dataclass(frozen=True)
+class Trial:
+    """Checks of a method that is fitted for problems of one kind.
 
+    Args:
+        make: Makes the method.
+        info: What it claims.
+        kind: Kind of problem.
+        seed: Seeds the method and the fake zoos.
+        only: Names of the calls that are checked, of those that the method has.
+    """
 
-def _check_refusal(make: Callable[[], Any], one: Any, info: MethodInfo, seed: int) -> None:
-    """A method of one architecture refuses several in `fit`, and another one in `predict`."""
-    another = fake_dataset(SEVERAL_STRUCTURES[-1:], num_graphs=5, seed=seed + 2).without_targets()
-    attempts = {
-        "fit networks of several structures": lambda: _fitted(make, info, SEVERAL_STRUCTURES, seed),
-        "predict for a structure that it was not fitted on": lambda: one.predict(another),
-    }
-    for what, attempt in attempts.items():
-        try:
-            attempt()
-        except NgbenchError:
-            continue
-        except FAILURES as error:
+    make: Callable[[], Any]
+    info: MethodInfo
+    kind: Kind
+    seed: int
+    only: tuple[str, ...] = tuple(SAID)
+
+    @property
+    def calls(self) -> list[str]:
+        """Names of the calls that are checked."""
+        has_predictions = self.kind in ("regression", "classification")
+        offered = [call for call in self.only if hasattr(type(self.make()), call)]
+        return [call for call in offered if call != "predict" or has_predictions]
+
+    @property
+    def families(self) -> Sequence[Topology]:
+        """Topologies that a method of any architecture reads; one that runs networks gets those whose modules are known."""
+        return SEVERAL_STRUCTURES if self.info.access == "probes" else ALL_FAMILIES
+
+    def networks(self, topologies: Sequence[Topology], *, num_graphs: int, offset: int) -> GraphDataset:
+        """A fake split with what the problem asks for."""
+        split = fake_dataset(topologies, num_graphs=num_graphs, seed=self.seed + offset)
+        if self.kind == "merging":
+            return split.without_targets()
+        return split if self.kind == "regression" else fake_classes(split)
+
+    def fitted(self, topologies: Sequence[Topology]) -> Any:
+        """The method, fitted on networks of some topologies."""
+        train, val = (self.networks(topologies, num_graphs=size, offset=place) for place, size in enumerate((72, 24)))
+        before = _contents(train), _contents(val)
+        method = self.make()
+        method.fit(PROBLEMS[self.kind], train, val, RunContext(seed=self.seed, budget=Budget(max_epochs=2, num_candidates=2)))
+        _check_unchanged(self.info, "fit", before, (_contents(train), _contents(val)))
+        if not isinstance(method.num_parameters, int) or method.num_parameters < 0:
+            raise MethodError(f"method {self.info.name!r} has {method.num_parameters!r} parameters; expected an int from 0")
+        return method
+
+    def check_on(self, topologies: Sequence[Topology]) -> Any:
+        """Fits on networks of some topologies and checks what a method keeps for any; gives the fitted method."""
+        test = self.networks(topologies, num_graphs=17, offset=2).without_targets()
+        method, twin = self.fitted(topologies), self.fitted(topologies)
+        for call in self.calls:
+            answers = self.said(method, call, test)
+            self.check_same(call, self.said(twin, call, test), answers, rule="when fitted twice with one seed", tolerance=0.0)
+            if self.info.access in ("weights", "probes") and call != "match" and _all_equal(answers):
+                first = f"{answers[0]:g}" if np.ndim(answers[0]) == 0 else "the same"
+                raise MethodError(
+                    f"method {self.info.name!r} {SAID[call][0]} {first} for all {len(test)} networks; expected it to read weights"
+                )
+            # networks of which nothing is read cannot be told apart
+            if self.info.access != "none":
+                self.check_alone(method, call, test, answers)
+            self.check_permuted(method, call, test, answers)
+        return method
+
+    def check_alone(self, method: Any, call: str, test: GraphDataset, answers: Answers) -> None:
+        """What is said of a network depends neither on its place nor on other networks."""
+        order = np.random.default_rng(self.seed).permutation(len(test))
+        rules = {"when the networks stand in another order": order, "when other networks are left out of the set": order[:3]}
+        for rule, chosen in rules.items():
+            said = self.said(method, call, _take(test, chosen))
+            self.check_same(call, said, [answers[place] for place in chosen], rule=rule)
+
+    def check_permuted(self, method: Any, call: str, test: GraphDataset, answers: Answers) -> None:
+        """Where neurons are permuted, what is said of networks stays if that is claimed, and what is said of nodes moves."""
+        permuted, places = _permuted(test, self.seed)
+        if call == "embed_nodes":
+            moved = [own[place] for own, place in zip(answers, places, strict=True)]
+            rule = "from where their neurons are when hidden neurons are permuted"
+            self.check_same(call, self.said(method, call, permuted), moved, rule=rule)
+        elif call != "match" and self.info.invariant and self.info.access != "none":
+            rule = "when hidden neurons are permuted, although it claims to be invariant"
+            self.check_same(call, self.said(method, call, permuted), answers, rule=rule)
+
+    def check_unseen(self, one: Any) -> None:
+        """A method of any architecture, fitted on one structure, reads deeper and wider ones and other families."""
+        deeper = cnn_topology((3, 8, 7, 6, 5), num_classes=9, kernel=(5, 4), activation="mish")
+        larger = (mlp_topology((12, 10, 9, 8, 11)), deeper, *self.families)
+        unseen = fake_dataset(larger, num_graphs=16, seed=self.seed + 2).without_targets()
+        for call in self.calls:
+            try:
+                self.said(one, call, unseen)
+            except MethodError:
+                raise
+            except (NgbenchError, *FAILURES) as error:
+                raise MethodError(
+                    f"method {self.info.name!r} raises {type(error).__name__} when asked to {SAID[call][2]} architectures that "
+                    f"it was not fitted on, but declares any_architecture=True: {error}; expected {SAID[call][1]}"
+                ) from error
+
+    def check_refusal(self, one: Any) -> None:
+        """A method of one architecture refuses several in `fit`, and another one in every call."""
+        another = fake_dataset(SEVERAL_STRUCTURES[-1:], num_graphs=5, seed=self.seed + 2).without_targets()
+        attempts: dict[str, Callable[[], Any]] = {"fit networks of several structures": lambda: self.fitted(SEVERAL_STRUCTURES)}
+        for call in self.calls:
+            attempts[f"{SAID[call][2]} a structure that it was not fitted on"] = partial(_answer, one, call, another, self.seed)
+        for what, attempt in attempts.items():
+            try:
+                attempt()
+            except NgbenchError:
+                continue
+            except FAILURES as error:
+                raise MethodError(
+                    f"method {self.info.name!r} raises {type(error).__name__} when asked to {what}: {error}; "
+                    "expected an NgbenchError"
+                ) from error
             raise MethodError(
-                f"method {info.name!r} raises {type(error).__name__} when asked to {what}: {error}; expected an NgbenchError"
-            ) from error
-        raise MethodError(f"method {info.name!r} does {what}, but declares any_architecture=False; expected an NgbenchError")
+                f"method {self.info.name!r} does {what}, but declares any_architecture=False; expected an NgbenchError"
+            )
 
+    def said(self, method: Any, call: str, networks: GraphDataset) -> Answers:
+        """What a method says of each network by a call, checked for type, shape and numbers."""
+        before = _contents(networks)
+        answer = _answer(method, call, networks, self.seed)
+        _check_unchanged(self.info, call, before, _contents(networks))
+        if call == "match":
+            return self._checked_matchings(answer, networks)
+        expected = self._expected(call, len(networks))
+        is_right_type = isinstance(answer, list) if call == "embed_nodes" else isinstance(answer, np.ndarray) and answer.ndim > 0
+        rows = list(answer) if is_right_type else []
+        shapes = [self._row_shape(call, topology, rows) for topology in _topologies(networks)]
+        if [np.shape(row) for row in rows] != shapes or any(getattr(row, "dtype", None) != np.float64 for row in rows):
+            raise MethodError(f"method {self.info.name!r} {SAID[call][0]} {_described(answer)}; expected {expected}")
+        for id, row in zip(networks.ids, rows, strict=True):
+            self._check_numbers(call, id, row, expected)
+        return rows
 
-def _fitted(make: Callable[[], Any], info: MethodInfo, topologies: Sequence[Topology], seed: int) -> Any:
-    train = fake_dataset(topologies, num_graphs=72, seed=seed)
-    val = fake_dataset(topologies, num_graphs=24, seed=seed + 1)
-    before = _contents(train), _contents(val)
-    method = make()
-    method.fit(PROBLEM, train, val, RunContext(seed=seed, budget=Budget(max_epochs=2, num_candidates=2)))
-    _check_unchanged(info, "fit", before, (_contents(train), _contents(val)))
-    if not isinstance(method.num_parameters, int) or method.num_parameters < 0:
-        raise MethodError(f"method {info.name!r} has {method.num_parameters!r} parameters; expected an int from 0")
-    return method
+    def _row_shape(self, call: str, topology: Topology, rows: Answers) -> tuple[int, ...]:
+        """Shape of what is said of a network; the first network decides how many features or channels all have."""
+        if call == "predict":
+            return (len(CLASSES),) if self.kind == "classification" else ()
+        width = (np.shape(rows[0])[-1:] if rows else ()) or (0,)
+        return width if call == "embed" else (topology.num_nodes, *width)
 
+    def _expected(self, call: str, num_networks: int) -> str:
+        if call == "embed_nodes":
+            return f"a list of {num_networks} float64 arrays [nodes, channels] of finite numbers"
+        if call == "embed":
+            return f"a float64 array [{num_networks}, features] of finite numbers"
+        if self.kind == "classification":
+            return f"a float64 array [{num_networks}, {len(CLASSES)}] of probabilities, from 0 and summing to 1"
+        return f"a float64 array [{num_networks}] of finite numbers"
 
-def _predict(method: Any, info: MethodInfo, networks: GraphDataset) -> np.ndarray:
-    before = _contents(networks)
-    predictions = method.predict(networks)
-    _check_unchanged(info, "predict", before, _contents(networks))
-    expected = f"a float64 array [{len(networks)}] of finite numbers"
-    if not isinstance(predictions, np.ndarray) or predictions.dtype != np.float64 or predictions.shape != (len(networks),):
-        got = f"{getattr(predictions, 'dtype', type(predictions).__name__)} {list(np.shape(predictions))}"
-        raise MethodError(f"method {info.name!r} predicts {got}; expected {expected}")
-    if not np.isfinite(predictions).all():
-        row = int(np.argmin(np.isfinite(predictions)))
-        raise MethodError(
-            f"method {info.name!r} predicts {predictions[row]} for network {networks.ids[row]!r}; expected {expected}"
+    def _check_numbers(self, call: str, id: str, row: np.ndarray, expected: str) -> None:
+        finite, wrong = np.isfinite(row), None
+        if not finite.all():
+            wrong = f"{np.asarray(row)[~finite][0]} for network {id!r}"
+        elif call == "predict" and self.kind == "classification" and (row.min() < 0 or abs(row.sum() - 1) > TOLERANCE):
+            wrong = f"{np.round(row, 6).tolist()}, which sum to {row.sum():.6g}, for network {id!r}"
+        if wrong is not None:
+            raise MethodError(f"method {self.info.name!r} {SAID[call][0]} {wrong}; expected {expected}")
+
+    def _checked_matchings(self, answer: Any, networks: GraphDataset) -> Answers:
+        """Permutations of each matching by group."""
+        expected = f"a list of {len(networks)} elements of the symmetry groups of the networks"
+        if not isinstance(answer, list) or len(answer) != len(networks):
+            raise MethodError(f"method {self.info.name!r} {SAID['match'][0]} {_described(answer)}; expected {expected}")
+        for id, element, topology in zip(networks.ids, answer, _topologies(networks), strict=True):
+            if not isinstance(element, GroupElement) or element.topology.structure != topology.structure:
+                raise MethodError(
+                    f"method {self.info.name!r} matches network {id!r} by {type(element).__name__} of another structure or type; "
+                    f"expected {expected}"
+                )
+            for group, permutation in element.permutations.items():
+                if sorted(permutation.tolist()) != list(range(topology.group(group).size)):
+                    raise MethodError(
+                        f"method {self.info.name!r} matches group {group!r} of network {id!r} by {permutation.tolist()}; "
+                        f"expected a permutation of its {topology.group(group).size} nodes"
+                    )
+        return [_places(element) for element in answer]
+
+    def check_same(self, call: str, got: Answers, expected: Answers, *, rule: str, tolerance: float = TOLERANCE) -> None:
+        """Whether the same is said, up to rounding."""
+        allowed = tolerance * max(1.0, max(float(np.abs(row).max()) for row in expected))
+        moved = max(
+            float(np.abs(own - row).max()) if np.shape(own) == np.shape(row) else np.inf
+            for own, row in zip(got, expected, strict=True)
         )
-    return predictions
+        if moved > allowed:
+            raise MethodError(
+                f"{SAID[call][1]} of method {self.info.name!r} move by up to {moved:.2g} {rule}; expected at most {allowed:.2g}"
+            )
 
 
-def _check_same(info: MethodInfo, got: np.ndarray, expected: np.ndarray, *, rule: str, tolerance: float = TOLERANCE) -> None:
-    allowed = tolerance * max(1.0, float(np.abs(expected).max()))
-    moved = float(np.abs(got - expected).max())
-    if moved > allowed:
-        raise MethodError(f"predictions of method {info.name!r} move by up to {moved:.2g} {rule}; expected at most {allowed:.2g}")
+def _answer(method: Any, call: str, networks: GraphDataset, seed: int) -> Any:
+    """What a call gives; networks are matched with equivalent ones."""
+    if call == "match":
+        return method.match(networks, _permuted(networks, seed)[0])
+    return getattr(method, call)(networks)
+
+
+def _permuted(networks: GraphDataset, seed: int) -> tuple[GraphDataset, list[np.ndarray]]:
+    """Equivalent networks, and for each the nodes of the first one that its nodes were, int64 ``[nodes]``."""
+    twins = networks.scrambled(salt=f"check-method-{seed}")
+    places: dict[int, np.ndarray] = {}
+    for bundle in networks.bundles:
+        group = symmetry.group(bundle.topology)
+        for position in bundle.index.tolist():
+            places[position] = _places(group.sample(scramble_seed(f"check-method-{seed}", networks.ids[position])))
+    return twins, [places[position] for position in range(len(networks))]
+
+
+def _places(element: GroupElement) -> np.ndarray:
+    """The nodes of the original that the nodes of an acted graph are, int64 ``[nodes]``."""
+    topology = element.topology
+    own = [element.permutations.get(g.name, torch.arange(g.size)) + topology.node_ptr[g.name] for g in topology.groups]
+    return torch.cat(own).numpy()
+
+
+def _topologies(networks: GraphDataset) -> list[Topology]:
+    """The topology of each network, in the order of the ids."""
+    found = {
+        position: bundle.variants[variant]
+        for bundle in networks.bundles
+        for position, variant in zip(bundle.index.tolist(), bundle.variant.tolist(), strict=True)
+    }
+    return [found[position] for position in range(len(networks))]
+
+
+def _all_equal(answers: Answers) -> bool:
+    return all(np.array_equal(answer, answers[0]) for answer in answers)
+
+
+def _described(answer: Any) -> str:
+    """Type and shape of an answer, of the first entry where it is a list of arrays."""
+    if isinstance(answer, list):
+        first = f" of {answer[0].dtype} {list(answer[0].shape)}" if answer and isinstance(answer[0], np.ndarray) else ""
+        return f"list [{len(answer)}]{first}"
+    return f"{getattr(answer, 'dtype', type(answer).__name__)} {list(np.shape(answer))}"
 
 
 def _check_unchanged(info: MethodInfo, call: str, before: Any, after: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from ngbench.zoo.recipe import Recipe
+    from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe
 
 # A machine under load draws slowly, which is no fault of the code; and a run is the same on every machine.
 settings.register_profile("ngbench", deadline=None, derandomize=True, database=None)
@@ -60,9 +60,9 @@ def split_zoo_path(small_zoo_path: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def mixed_recipe() -> Recipe:
+def mixed_recipe() -> ClassifierRecipe:
     """Twelve runs of five architectures of four families, on three corpora, that train in a moment."""
-    from ngbench.zoo.recipe import Recipe
+    from ngbench.zoo.recipe import ClassifierRecipe
 
     image = [1, 8, 8]
     hyperparameters = {
@@ -78,7 +78,7 @@ def mixed_recipe() -> Recipe:
         "epochs": {"kind": "choice", "values": [2, 3]},
         "train_share": {"kind": "fixed", "value": 1.0},
     }
-    return Recipe.model_validate(
+    return ClassifierRecipe.model_validate(
         {
             "name": "mixed",
             "version": "4",
@@ -118,3 +118,37 @@ def mixed_recipe() -> Recipe:
             },
         }
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def inr_recipe() -> InrRecipe:
+    """Thirty-three fits of eleven images, three each, that take a moment."""
+    from ngbench.zoo.recipe import InrRecipe
+
+    hyperparameters = {
+        "optimizer": {"kind": "fixed", "value": "adam"},
+        "learning_rate": {"kind": "choice", "values": [0.002, 0.004]},
+        "schedule": {"kind": "fixed", "value": "cosine"},
+        "weight_decay": {"kind": "fixed", "value": 0.0},
+        "num_steps": {"kind": "choice", "values": [20, 45]},
+    }
+    return InrRecipe.model_validate(
+        {
+            "name": "glance",
+            "version": "6",
+            "title": "SIRENs fitted for a moment",
+            "description": "for tests",
+            "licence": "CC0-1.0",
+            "citation": "nobody",
+            "kind": "inr",
+            "num_runs": 33,
+            "seed": 8,
+            "corpus": "digits",
+            "fits_per_image": 3,
+            "initialization": "independent",
+            "architecture": {"family": "siren", "width": 5, "depth": 2, "omega": 20, "num_channels": 1},
+            "hyperparameters": hyperparameters,
+            "rounding": "bfloat16",
+            "largest_weight": 100.0,
+        }
+    )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from ngbench.errors import ConfigError, MethodError, RegistrationError, UnknownNameError
-from ngbench.methods import Method, MethodInfo, make_method, method_class, methods
+from ngbench.errors import ConfigError, MethodError, NotApplicableError, RegistrationError, UnknownNameError
+from ngbench.methods import CALLS, Method, MethodInfo, check_applicable, make_method, method_class, methods
 
 INFO = MethodInfo(name="probe", title="Probe", access="weights", invariant=False, any_architecture=True, paper="none")
 
@@ -58,11 +58,30 @@ NO_METHOD = 17
 
 
 class Lacking:
-    """No method: it has no predict."""
+    """No method: it cannot be fitted."""
 
     info = INFO
 
+    def predict(self, networks):
+        pass
+
+
+class OnlyClasses(Bare):
+    """A method that says what it is for."""
+
+    info = dataclasses.replace(INFO, kinds=("classification",))
+
+
+class Matching:
+    """A method that matches neurons, and predicts nothing."""
+
+    info = INFO
+    num_parameters = 0
+
     def fit(self, problem, train, val, context):
+        pass
+
+    def match(self, first, second):
         pass
 
 
@@ -70,6 +89,7 @@ class Lacking:
 def registered(monkeypatch):
     """The registry with the classes of this file and nothing else."""
     entries = {"bare": Bare, "configured": Configured, "strict": Strict, "lacking": Lacking, "number": NO_METHOD}
+    entries |= {"only-classes": OnlyClasses, "matching": Matching}
     monkeypatch.setattr(methods, "_entries", entries)
     monkeypatch.setattr(methods, "_discovered", True)
 
@@ -140,10 +160,39 @@ def test_the_range_of_a_setting_is_checked_by_the_method():
 
 @pytest.mark.usefixtures("registered")
 def test_what_offers_no_method_is_refused_with_what_it_lacks():
-    with pytest.raises(MethodError, match="method 'lacking' is a class without predict; expected a class with info, fit"):
+    with pytest.raises(MethodError, match="method 'lacking' is a class without fit; expected a class with info, fit and one of"):
         method_class("lacking")
-    with pytest.raises(MethodError, match="method 'number' is int; expected a class with info, fit and predict"):
+    expected = "expected a class with info, fit and one of predict, embed, embed_nodes and match"
+    with pytest.raises(MethodError, match=f"method 'number' is int; {expected}"):
         method_class("number")
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("name", "kind", "text"),
+    [
+        ("bare", "retrieval", "method 'bare' is not applicable to retrieval: it has no embed; choose another method or task"),
+        ("bare", "merging", "method 'bare' is not applicable to merging: it has no embed_nodes or match"),
+        ("only-classes", "regression", "method 'only-classes' is not applicable to regression: it says so itself"),
+    ],
+)
+def test_a_method_that_lacks_the_call_or_says_so_is_not_applicable(name, kind, text):
+    with pytest.raises(NotApplicableError, match=text):
+        check_applicable(name, kind)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("bare", "regression"), ("bare", "classification"), ("only-classes", "classification"), ("matching", "merging")],
+)
+def test_a_method_with_one_of_the_calls_is_applicable(name, kind):
+    check_applicable(name, kind)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_method_without_predict_is_one_if_it_can_be_fitted():
+    assert type(make_method("matching")) is Matching
 
 
 @pytest.mark.usefixtures("registered")
@@ -195,10 +244,13 @@ def test_a_path_that_leads_nowhere_is_refused_with_what_is_missing():
 def test_every_registered_method_offers_the_protocol_and_says_what_it_is(name):
     method = make_method(name)
     # asked of the class: a method that is not fitted may have no number of parameters yet
-    assert all(hasattr(type(method), part) for part in ("info", "fit", "predict", "num_parameters"))
+    assert all(hasattr(type(method), part) for part in ("info", "fit", "num_parameters"))
+    assert any(hasattr(type(method), call) for calls in CALLS.values() for call in calls)
     assert isinstance(method.info, MethodInfo)
     assert method.info.name == name
-    assert all(type(value) in (str, bool) and value != "" for value in dataclasses.astuple(method.info))
+    *others, kinds = dataclasses.astuple(method.info)
+    assert all(type(value) in (str, bool) and value != "" for value in others)
+    assert set(kinds) <= set(CALLS)
     assert method.info.access in ("none", "hyperparameters", "weights", "probes")
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ngbench.errors import GraphError, MethodError
-from ngbench.graph import trace
+from ngbench.graph import symmetry, trace
+from ngbench.graph.symmetry import GroupElement
 from ngbench.methods import MethodInfo
 from ngbench.testing import (
     ALL_FAMILIES,
@@ -23,7 +24,15 @@ from ngbench.testing import (
     mlp_topology,
 )
 
-INFO = MethodInfo(name="spread", title="Spread of weights", access="weights", invariant=True, any_architecture=True, paper="none")
+INFO = MethodInfo(
+    name="spread",
+    title="Spread of weights",
+    access="weights",
+    invariant=True,
+    any_architecture=True,
+    paper="none",
+    kinds=("regression",),
+)
 
 
 class Spread:
@@ -211,8 +220,269 @@ def test_a_method_that_breaks_a_rule_is_refused_with_the_rule_and_the_numbers(at
 
 
 def test_a_class_that_offers_no_method_is_refused_with_what_it_lacks():
-    with pytest.raises(MethodError, match="Lacking lacks predict, num_parameters; expected what ngbench.methods.Method names"):
+    expected = "predict or embed or embed_nodes or match; expected what ngbench.methods.Method names"
+    with pytest.raises(MethodError, match=f"Lacking lacks num_parameters, {expected}"):
         check_method(type("Lacking", (), {"info": INFO, "fit": Spread.fit}))
+
+
+def test_a_kind_that_a_method_names_but_has_no_call_for_is_refused():
+    expected = {"retrieval": "embed", "merging": "embed_nodes or match", "guessing": "one of the kinds regression, "}
+    for kind, calls in expected.items():
+        with pytest.raises(MethodError, match=f"info of Broken names kind '{kind}'; expected it to have {calls}"):
+            check_method(broken(info=replace(INFO, kinds=("regression", kind))))
+
+
+class Reader:
+    """Keeps every rule with every call: sorted values of the networks and of their nodes, and a matching by these."""
+
+    info = replace(INFO, name="reader", kinds=())
+    num_parameters = 0
+
+    def fit(self, problem, train, val, context):
+        self.num_classes = len(problem.classes)
+
+    def predict(self, networks):
+        spread = Reader.embed(self, networks)[:, 0]
+        return spread if self.num_classes == 0 else np.stack([spread, 1 - spread, 0 * spread], axis=1)
+
+    def embed(self, networks):
+        features = np.empty((len(networks), 2))
+        for bundle in networks.bundles:
+            ordered = bundle.values.double().sort(dim=1).values
+            features[bundle.index.numpy()] = torch.stack([ordered.std(1).tanh(), ordered.mean(1)], 1).numpy()
+        return features
+
+    def embed_nodes(self, networks):
+        found = {}
+        for bundle in networks.bundles:
+            biases = bundle.node_features(("bias",)).double().transpose(0, 1).numpy()
+            found |= dict(zip(bundle.index.tolist(), biases, strict=True))
+        return [found[place] for place in range(len(networks))]
+
+    def match(self, first, second):
+        pairs = {}
+        for bundle in second.bundles:
+            element = symmetry.group(bundle.topology).identity()
+            pairs |= dict.fromkeys(bundle.index.tolist(), element)
+        return [pairs[place] for place in range(len(second))]
+
+
+def reader(**attributes):
+    """`Reader` with one thing broken."""
+    return type("Broken", (Reader,), attributes)
+
+
+def only(kind, *calls, **attributes):
+    """`Reader` with some of its calls alone, for one kind of problem."""
+    parts = {call: getattr(Reader, call) for call in calls}
+    shared = {"info": replace(Reader.info, kinds=(kind,)), "num_parameters": 0, "fit": Reader.fit}
+    return type("Only", (), {**shared, **parts, **attributes})
+
+
+def test_a_sound_method_passes_with_every_call():
+    check_method(Reader)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [only("retrieval", "embed"), only("merging", "embed_nodes"), only("merging", "match"), only("retrieval", "embed", "match")],
+)
+def test_a_method_without_predict_is_checked_on_what_it_has(method):
+    check_method(method)
+
+
+def test_each_kind_of_problem_comes_with_its_targets():
+    seen = {}
+
+    def fit(self, problem, train, val, context):
+        Reader.fit(self, problem, train, val, context)
+        seen.setdefault(problem.kind, []).extend([train.targets, val.targets])
+
+    check_method(reader(fit=fit))
+    check_method(only("retrieval", "embed", fit=fit))
+    check_method(only("merging", "match", fit=fit))
+    assert set(seen) == {"regression", "classification", "retrieval", "merging"}
+    assert all(targets is None for targets in seen["merging"])
+    assert all(targets.dtype == np.float64 for targets in seen["regression"])
+    for kind in ("classification", "retrieval"):
+        assert all(set(targets.tolist()) == {0, 1, 2} and targets.dtype == np.int64 for targets in seen[kind])
+
+
+def changed(call, change):
+    """A call whose answer is changed."""
+
+    def changes(self, networks):
+        return change(getattr(Reader, call)(self, networks))
+
+    return changes
+
+
+def predict_of_classes(change):
+    """Predictions that are changed where they are probabilities."""
+
+    def predict(self, networks):
+        said = Reader.predict(self, networks)
+        return change(said) if self.num_classes else said
+
+    return predict
+
+
+def embed_first_value(self, networks):
+    first = np.empty((len(networks), 1))
+    for bundle in networks.bundles:
+        first[bundle.index.numpy(), 0] = bundle.values[:, 0].double().numpy()
+    return first
+
+
+def embed_that_edits(self, networks):
+    networks.bundles[0].values[0, 0] = 5
+    return Reader.embed(self, networks)
+
+
+def embed_at_random(self, networks):
+    return Reader.embed(self, networks) + np.random.default_rng().normal(scale=1e-3, size=(len(networks), 2))
+
+
+def nodes_in_place(self, networks):
+    return [nodes + np.arange(len(nodes))[:, None] for nodes in Reader.embed_nodes(self, networks)]
+
+
+def match_by_a_double(self, first, second):
+    elements = Reader.match(self, first, second)
+    topology = elements[4].topology
+    name = next(group.name for group in topology.groups if group.role == "hidden")
+    twice = torch.zeros(topology.group(name).size, dtype=torch.int64)
+    return [*elements[:4], GroupElement(topology, {name: twice}), *elements[5:]]
+
+
+def match_by_another(self, first, second):
+    other = symmetry.group(mlp_topology((2, 3, 5))).identity()
+    return [other, *Reader.match(self, first, second)[1:]]
+
+
+def match_by_place(self, first, second):
+    elements = Reader.match(self, first, second)
+    return [symmetry.group(element.topology).sample(place) for place, element in enumerate(elements)]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        (
+            {"predict": predict_of_classes(lambda said: said[:, :2])},
+            r"method 'reader' predicts float64 \[17, 2\]; expected a float64 array \[17, 3\] of probabilities",
+        ),
+        (
+            {"predict": predict_of_classes(lambda said: said.astype(np.float32))},
+            r"predicts float32 \[17, 3\]; expected a float64 array \[17, 3\] of probabilities, from 0 and summing to 1",
+        ),
+        ({"predict": predict_of_classes(lambda said: 2 * said)}, r"predicts \[.*\], which sum to 2, for network 'fake-2-00000'"),
+        ({"predict": predict_of_classes(lambda said: 3 * said - 2 / 3)}, r"predicts \[.*-0\.66.*\], which sum to 1, for network"),
+        ({"predict": predict_of_classes(lambda said: said * np.nan)}, "predicts nan for network 'fake-2-00000'"),
+        (
+            {"predict": predict_of_classes(lambda said: np.full_like(said, 1 / 3))},
+            "predicts the same for all 17 networks; expected it to read weights",
+        ),
+        (
+            {"embed": changed("embed", lambda said: said[:, 0])},
+            r"method 'reader' embeds networks as float64 \[17\]; expected a float64 array \[17, features\]",
+        ),
+        ({"embed": changed("embed", lambda said: said.tolist())}, r"embeds networks as list \[17\]; expected a float64 array"),
+        ({"embed": changed("embed", lambda said: said / 0.0)}, "embeds networks as inf for network 'fake-2-00000'"),
+        (
+            {"embed": changed("embed", lambda said: said - said.mean(0))},
+            r"embeddings of method 'reader' move by up to \d\S* when other networks are left out of the set",
+        ),
+        (
+            {"embed": changed("embed", lambda said: np.sort(said, axis=0))},
+            r"embeddings of method 'reader' move by up to \d\S* when the networks stand in another order",
+        ),
+        (
+            {"embed": changed("embed", lambda said: said @ np.ones((2, len(said))))},
+            "embeddings .* move by up to inf when other net",
+        ),
+        ({"embed": embed_first_value}, r"embeddings .* move by up to \d\S* when hidden neurons are permuted, although it claims"),
+        ({"embed": embed_that_edits}, "embed of method 'reader' edits its inputs; expected them unchanged"),
+        ({"embed": embed_at_random}, r"embeddings of method 'reader' move by up to 0\.00\d+ when fitted twice with one seed"),
+        ({"embed": changed("embed", lambda said: 0 * said)}, "embeds networks as the same for all 17 networks"),
+        (
+            {"embed_nodes": nodes_in_place},
+            r"embeddings of nodes of method 'reader' move by up to \d\S* from where their neurons are when hidden neurons are",
+        ),
+        (
+            {"embed_nodes": changed("embed_nodes", lambda said: [nodes[1:] for nodes in said])},
+            r"embeds nodes as list \[17\] of float64 \[15, 1\]; expected a list of 17 float64 arrays \[nodes, channels\]",
+        ),
+        (
+            {"embed_nodes": changed("embed_nodes", lambda said: np.stack(said))},
+            r"embeds nodes as float64 \[17, 16, 1\]; expected a l",
+        ),
+        ({"embed_nodes": changed("embed_nodes", lambda said: said[1:])}, r"embeds nodes as list \[16\] of float64"),
+        (
+            {"embed_nodes": changed("embed_nodes", lambda said: [*said[:2], said[2] * np.nan, *said[3:]])},
+            "embeds nodes as nan for network 'fake-2-00002'",
+        ),
+        (
+            {"match": lambda self, first, second: []},
+            "matches networks as list \\[0\\]; expected a list of 17 elements of the sym",
+        ),
+        (
+            {"match": match_by_a_double},
+            r"matches group 'conv0' of network 'fake-2-00004' by \[0, 0, 0, 0, 0, 0\]; expected a permu",
+        ),
+        (
+            {"match": match_by_another},
+            "matches network 'fake-2-00000' by GroupElement of another structure or type; expected a list",
+        ),
+        ({"match": match_by_place}, r"matchings of method 'reader' move by up to \d\S* when the networks stand in another order"),
+    ],
+)
+def test_a_call_that_breaks_a_rule_is_refused_with_the_rule_and_the_numbers(attributes, text):
+    with np.errstate(all="ignore"), pytest.raises(MethodError, match=text):
+        check_method(reader(**attributes))
+
+
+def test_what_a_method_that_reads_nothing_says_may_be_drawn_anew_for_each_network():
+    class Drawn:
+        info = replace(INFO, name="drawn", access="none", invariant=False, kinds=("retrieval",))
+        num_parameters = 0
+
+        def fit(self, problem, train, val, context):
+            self.rng = np.random.default_rng(context.seed)
+
+        def embed(self, networks):
+            return self.rng.standard_normal((len(networks), 3))
+
+    check_method(Drawn)
+    Drawn.info = replace(Drawn.info, access="weights")
+    with pytest.raises(
+        MethodError, match="embeddings of method 'drawn' move by up to .* when the networks stand in another order"
+    ):
+        check_method(Drawn)
+
+
+@pytest.mark.parametrize("call", ["embed", "embed_nodes", "match"])
+def test_every_call_of_a_method_of_one_architecture_refuses_another_one(call):
+    class Bound(Reader):
+        info = replace(INFO, name="bound", any_architecture=False)
+
+        def fit(self, problem, train, val, context):
+            super().fit(problem, train, val, context)
+            self.structure = train.one_structure(reader="bound").topology.structure
+
+        def __getattribute__(self, name):
+            if name in ("predict", "embed", "embed_nodes", "match") and name != call:
+                return lambda *sets: [self.check(one) for one in sets] and getattr(Reader, name)(self, *sets)
+            return super().__getattribute__(name)
+
+        def check(self, networks):
+            networks.one_structure(reader="bound", structure=self.structure)
+
+    verbs = {"embed": "embed", "embed_nodes": "embed nodes of", "match": "match"}
+    with pytest.raises(
+        MethodError, match=f"method 'bound' does {verbs[call]} a structure that it was not fitted on, but declares"
+    ):
+        check_method(Bound)
 
 
 def test_a_method_of_one_architecture_may_not_stumble_over_several():

@@ -11,7 +11,9 @@ from baselines.fitting.tables import Table
 from ngbench.methods import Problem, RunContext
 
 if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    Model = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 
 SETTINGS = ("learning_rate", "max_iter", "max_leaf_nodes", "min_samples_leaf", "l2_regularization", "max_features")
 CANDIDATES = tuple(
@@ -31,7 +33,7 @@ networks smaller trees do as well. More candidates found nothing better, and wou
 
 def fit_best(
     problem: Problem, train: Table, *, val: Table, context: RunContext, is_categorical: np.ndarray | None = None
-) -> HistGradientBoostingRegressor:
+) -> Model:
     """The best of `CANDIDATES` by the problem's metric on `val`, each fitted on `train`; no more of them than the budget allows.
 
     The same for a seed: sums run in one thread, in one order.
@@ -44,25 +46,34 @@ def fit_best(
         is_categorical: Which features are category codes from 0 upward, bool ``[features]``; None for none.
     """
     # imported here: scikit-learn takes a second to import, and the mean does not need it
-    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+    kind = HistGradientBoostingRegressor if problem.kind == "regression" else HistGradientBoostingClassifier
     sign = 1 if problem.higher_is_better else -1
     configs = CANDIDATES[: max(1, context.budget.num_candidates)]
-    fitted: list[tuple[float, HistGradientBoostingRegressor]] = []
+    fitted: list[tuple[float, Model]] = []
     shared: dict[str, Any] = {"categorical_features": is_categorical, "early_stopping": False, "random_state": context.seed}
     for config in configs:
-        model = HistGradientBoostingRegressor(**config, **shared)
+        model = kind(**config, **shared)
         with one_thread():
             model.fit(train.features, train.targets)
-        fitted.append((sign * problem.metric(predict(model, val.features), val.targets), model))
+        fitted.append((sign * problem.metric(predict(model, val.features, problem=problem), val.targets), model))
         context.progress(len(fitted), len(configs), f"val {sign * max(score for score, _ in fitted):.3f}")
     return max(fitted, key=lambda pair: pair[0])[1]
 
 
-def predict(model: HistGradientBoostingRegressor, features: np.ndarray) -> np.ndarray:
-    """One prediction for each row, ``[graphs, features] -> float64 [graphs]``."""
+def predict(model: Model, features: np.ndarray, *, problem: Problem) -> np.ndarray:
+    """Predictions for rows ``[graphs, features]``, float64 ``[graphs]`` or probabilities ``[graphs, classes]``.
+
+    A class that no training network has gets probability 0.
+    """
     with one_thread():
-        return model.predict(features)
+        if problem.kind == "regression":
+            return model.predict(features)
+        probabilities = np.zeros((len(features), len(problem.classes)))
+        known: Any = model
+        probabilities[:, known.classes_] = known.predict_proba(features)
+        return probabilities
 
 
 def one_thread() -> threadpool_limits:

@@ -26,6 +26,9 @@ class Config(Training):
         num_layers: Hidden layers.
         dropout: Share of units dropped after each hidden layer.
         clip: Largest distance from its median, in deviations, that a feature is taken to have.
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
     epochs: int = 60
@@ -36,6 +39,12 @@ class Config(Training):
     dropout: float = 0.3
     clip: float = 4.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("width", "clip")
+        self.check_not_negative("num_layers")
+        self.check_share("dropout")
+
 
 class Perceptron(nn.Module):
     """Standardises each feature, fills in medians, flags what was missing, and reads all by a multilayer perceptron.
@@ -43,12 +52,13 @@ class Perceptron(nn.Module):
     Args:
         config: Sizes and options.
         features: Those of training, float64 ``[graphs, features]``; NaN where one is missing.
+        num_outputs: Numbers to predict for a network.
     """
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, config: Config, features: np.ndarray):
+    def __init__(self, config: Config, features: np.ndarray, *, num_outputs: int):
         super().__init__()
         self.clip = config.clip
         # Quantiles, since a few diverged networks would set every mean and deviation.
@@ -61,10 +71,10 @@ class Perceptron(nn.Module):
         sizes = [features.shape[1] + len(self.flagged)] + [config.width] * config.num_layers
         hidden = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU(), nn.Dropout(config.dropout))]
         self.layers = nn.Sequential(*hidden)
-        self.last = nn.Linear(sizes[-1], 1)
+        self.last = nn.Linear(sizes[-1], num_outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[graphs, features]`` to ``[graphs, 1]``."""
+        """``[graphs, features]`` to ``[graphs, outputs]``."""
         is_missing = features.isnan()
         standardised = ((features - self.centre) / self.scale).clamp(-self.clip, self.clip).masked_fill(is_missing, 0)
         inputs = torch.cat([standardised, is_missing[:, self.flagged]], 1).to(self.last.weight.dtype)
@@ -82,11 +92,11 @@ def fit(problem: Problem, train: Table, *, config: Config, val: Table, context: 
         context: Gives seed, budget, device and progress.
     """
     with training.seeded(context.seed):
-        module = Perceptron(config, train.features)
+        module = Perceptron(config, train.features, num_outputs=problem.num_outputs)
     training.train(module, settings=config, problem=problem, train=train, val=val, context=context)
     return module
 
 
-def predict(module: Perceptron, features: np.ndarray, *, problem: Problem) -> np.ndarray:
-    """One prediction for each row, ``[graphs, features] -> float64 [graphs]``."""
-    return training.predict(training.in_float64(module), Table(features, None), problem=problem)
+def predict(module: Perceptron, features: np.ndarray, *, problem: Problem, num_threads: int = 1) -> np.ndarray:
+    """Predictions for rows ``[graphs, features]``, float64 ``[graphs]`` or ``[graphs, classes]``."""
+    return training.predict(training.in_float64(module), Table(features, None), problem=problem, num_threads=num_threads)

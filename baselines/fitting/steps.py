@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ngbench.loading import GraphBatch
+from baselines.fitting.alignment import Alignment
+from baselines.fitting.objectives import Objective, objective
+from ngbench.loading import GraphBatch, GraphDataset
 from ngbench.methods import Problem
 
 if TYPE_CHECKING:
@@ -46,14 +48,17 @@ class Stepper:
 
     def __init__(self, state: TrainingState, problem: Problem, train: Examples):
         self.state, self.problem, self.train = state, problem, train
-        low, high = problem.bounds
         self.device = next(state.module.parameters()).device
-        shares = (np.asarray(train.targets) - low) / (high - low)
-        self.targets = torch.as_tensor(shares, dtype=torch.float32, device=self.device)
-        self.floats = floats_at_once(state.module, train)
-        self.may_record = self.device.type == "cuda" and len(train.bundles) == 1
+        self.objective = self._objective()
+        self.floats = floats_at_once(state.module, train) * self.objective.num_readings
+        self.may_record = self.device.type == "cuda" and len(train.bundles) == 1 and self.objective.may_record
         self.num_steps = 0
         self.recorded: Recorded | None = None
+
+    def _objective(self) -> Objective:
+        if isinstance(self.train, GraphDataset) and self.problem.kind == "merging":
+            return Alignment(self.train, barrier_weight=self.state.settings.barrier_weight)
+        return objective(self.problem, self.train, self.device)
 
     def step(self, positions: np.ndarray, *, rate: float) -> Tensor:
         """One step of the optimizer on some networks; gives the mean loss, on the device.
@@ -89,16 +94,19 @@ class Stepper:
 
     def _eager(self, positions: np.ndarray, index: Tensor) -> Tensor:
         losses = []
-        for part in passes(positions, self.floats[positions], FLOATS_AT_ONCE[self.device.type]):
+        for part in self._passes(positions):
             losses.append(self.backward(self.train.batch(positions[part]), index[part], len(positions)))
         self.finish()
         return torch.stack(losses).sum()
 
+    def _passes(self, positions: np.ndarray) -> Iterator[slice]:
+        most, least = FLOATS_AT_ONCE[self.device.type], self.objective.least_at_once
+        return passes(positions, self.floats[positions], most, least=least)
+
     def backward(self, batch: Any, index: Tensor, num_networks: int) -> Tensor:
         """Adds the gradients of a batch, whose loss counts by its share of the networks of the step; gives that share."""
         with self.state.settings.autocast(self.device):
-            logits = self.state.module(batch).squeeze(1)
-        loss = functional.binary_cross_entropy_with_logits(logits.float(), self.targets[index], reduction="sum") / num_networks
+            loss = self.objective.loss(self.state.module, batch, index) / num_networks
         loss.backward()
         return loss.detach()
 
@@ -114,9 +122,15 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[None]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
+@cache
+def _stream_of(device: int) -> torch.cuda.Stream:
+    """The one stream on which steps warm up and are recorded: cuBLAS keeps 32 MiB for each stream that it meets."""
+    return torch.cuda.Stream(device)
+
+
 @contextlib.contextmanager
 def _side_stream() -> Iterator[None]:
-    stream = torch.cuda.Stream()
+    stream = _stream_of(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield
@@ -125,6 +139,9 @@ def _side_stream() -> Iterator[None]:
 
 class Recorded:
     """What is computed of so many networks of one structure, recorded as a CUDA graph.
+
+    The tables of indices that it reads belong to caches. These hold those of dozens of structures or more, where one dataset of
+    networks of one structure asks for a few, so that none is dropped while a graph of it lives.
 
     Args:
         compute: From a batch and the positions of its networks, int64 ``[graphs]``, to a tensor.
@@ -138,7 +155,8 @@ class Recorded:
         # kept: a replay reads whatever stands where it was
         self.order = torch.arange(len(index), device=index.device)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # torch's own stream for this is on the device of the first graph of the process
+        with torch.cuda.graph(self.graph, stream=_stream_of(torch.cuda.current_device())):
             rows = {"variant": bundle.variant[self.index], "values": bundle.values[self.index], "index": self.order}
             self.result = compute(GraphBatch((replace(bundle, **rows),)), self.index)
 
@@ -206,13 +224,13 @@ def floats_at_once(module: nn.Module, networks: Examples) -> np.ndarray:
     return floats
 
 
-def passes(positions: np.ndarray, floats: np.ndarray, most: int) -> Iterator[slice]:
-    """Splits networks into runs that have no more than so many floats at once, where one alone has not.
+def passes(positions: np.ndarray, floats: np.ndarray, most: int, *, least: int = 1) -> Iterator[slice]:
+    """Splits networks into runs that have no more than so many floats at once, where so few of them have not.
 
     Runs of eight and more are multiples of eight, of 16 and more of 16: kernels go through networks by so many at a time.
     """
     num_networks = len(positions)
-    size = min(num_networks, max(1, most // max(1, int(floats.max(initial=0))))) if floats.any() else num_networks
+    size = min(num_networks, max(least, most // max(1, int(floats.max(initial=0))))) if floats.any() else num_networks
     if size < num_networks:
         size -= size % (16 if size >= 16 else 8 if size >= 8 else 1)
     for start in range(0, num_networks, size):

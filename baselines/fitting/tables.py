@@ -17,7 +17,7 @@ class Table:
 
     Args:
         features: float64 ``[graphs, features]``; NaN where a network has none.
-        targets: float64 ``[graphs]``; None where they are not known.
+        targets: ``[graphs]``, numbers or classes; None where they are not known.
         device: Torch device on which batches stand.
     """
 
@@ -28,7 +28,7 @@ class Table:
     @classmethod
     def of(cls, features: np.ndarray, networks: GraphDataset) -> Table:
         """Features of networks beside their targets."""
-        return cls(features, np.asarray(networks.targets, dtype=np.float64))
+        return cls(features, np.asarray(networks.targets))
 
     def __len__(self) -> int:
         return len(self.features)

@@ -22,9 +22,9 @@ from ngbench.methods import MethodInfo, Problem, RunContext
 class TrainedMethod(ABC):
     """A method that is a torch module, trained by `training.train`.
 
-    The module takes a `GraphBatch` and gives ``[graphs, outputs]`` in the order of the batch. It may also have
-    ``embed(batch)``, which gives ``[graphs, features]`` in that order, and ``embed_nodes(batch)``, a list of
-    ``[nodes, channels]`` in that order.
+    The module takes a `GraphBatch` and gives ``[graphs, outputs]`` in the order of the batch, and has ``embed(batch)``, which
+    gives ``[graphs, features]`` in that order. It may also have ``embed_nodes(batch)``, a list of ``[nodes, channels]`` in that
+    order.
 
     Args:
         config: Options; the defaults of `Config` if None.
@@ -41,8 +41,8 @@ class TrainedMethod(ABC):
         self._problem: Problem | None = None
 
     @abstractmethod
-    def build(self, train: GraphDataset) -> nn.Module:
-        """A module for networks like those of training, its weights random."""
+    def build(self, train: GraphDataset, *, num_outputs: int) -> nn.Module:
+        """A module for networks like those of training that gives so many outputs for each, its weights random."""
 
     @property
     def module(self) -> Any:
@@ -67,14 +67,14 @@ class TrainedMethod(ABC):
             TrainingError: The loss is not finite, or a checkpoint cannot be used.
         """
         with training.seeded(context.seed):
-            module = self.build(train)
+            module = self.build(train, num_outputs=problem.num_outputs)
         training.train(module, settings=self.config, problem=problem, train=train, val=val, context=context)
         self._module, self._problem = module, problem
 
     def stepper(self, problem: Problem, train: GraphDataset, context: RunContext) -> Stepper:
         """Steps of training one by one, of a fresh module, for measurements of speed."""
         with training.seeded(context.seed):
-            module = self.build(train)
+            module = self.build(train, num_outputs=problem.num_outputs)
         state = training.TrainingState(module.to(context.device), self.config, run="")
         return Stepper(state, problem, train.to(context.device))
 
@@ -102,7 +102,7 @@ class TrainedMethod(ABC):
             yield len(positions)
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
-        """One prediction for each network, float64 ``[graphs]``.
+        """One prediction for each network, float64 ``[graphs]``, or the probability of each class ``[graphs, classes]``.
 
         Raises:
             MethodError: The method has not been fitted.
@@ -112,19 +112,21 @@ class TrainedMethod(ABC):
             raise MethodError(f"{self.info.name} has no problem to predict for; expected a call of fit before predict")
         return training.predict(module, networks, problem=self._problem, num_threads=self.config.num_threads)
 
-
-class EmbeddingMethod(TrainedMethod):
-    """A trained method whose module has ``embed`` and ``embed_nodes``."""
-
     @torch.no_grad()
     def embed(self, networks: GraphDataset) -> np.ndarray:
-        """What the last layers read of each network, float64 ``[graphs, features]``; the same for equivalent networks."""
+        """What the last layers read of each network, float64 ``[graphs, features]``."""
         module = training.in_float64(self.module)
-        return np.concatenate([module.embed(batch).cpu().numpy() for batch in Forward(module, networks).graph_batches()])
+        with training.kernel_threads(self.config.num_threads):
+            return np.concatenate([module.embed(batch).cpu().numpy() for batch in Forward(module, networks).graph_batches()])
+
+
+class EmbeddingMethod(TrainedMethod):
+    """A trained method whose module has ``embed_nodes`` besides."""
 
     @torch.no_grad()
     def embed_nodes(self, networks: GraphDataset) -> list[np.ndarray]:
         """For each network its nodes in canonical order, float64 ``[nodes, channels]``; they permute as its neurons do."""
         module = training.in_float64(self.module)
         batches = Forward(module, networks).graph_batches()
-        return [nodes.cpu().numpy() for batch in batches for nodes in module.embed_nodes(batch)]
+        with training.kernel_threads(self.config.num_threads):
+            return [nodes.cpu().numpy() for batch in batches for nodes in module.embed_nodes(batch)]

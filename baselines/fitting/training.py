@@ -1,4 +1,4 @@
-"""The one training loop: every module that reads a batch of networks and gives ``[graphs, 1]`` is trained and selected alike."""
+"""The one training loop: every module that reads a batch of networks is trained and selected alike."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import math
 import os
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from baselines.fitting.objectives import objective
 from baselines.fitting.steps import Forward, Stepper
 from ngbench.errors import ConfigError, TrainingError
 from ngbench.loading import GraphBundle
@@ -79,6 +80,8 @@ class Training:
         num_threads: Threads on which torch computes. Several wait for one another a thousand times in a step: with two cores to
             themselves two train 1.5 times as fast, but several times as slowly once another process wants one of the cores.
             The last bits of a result depend on the number too.
+        barrier_weight: Where neurons are to be matched, weight of the loss of networks between two others beside that of
+            known permutations; see `baselines.fitting.alignment`.
 
     Raises:
         ConfigError: A number is out of range.
@@ -93,18 +96,25 @@ class Training:
     patience: int = 0
     precision: str = "float32"
     num_threads: int = 1
+    barrier_weight: float = 1.0
 
     def __post_init__(self) -> None:
         self.check_positive("epochs", "batch_size", "learning_rate", "clip_norm", "num_threads")
+        self.check_not_negative("weight_decay", "patience", "barrier_weight")
         self.check_choice("precision", "float32", "tf32", "bfloat16")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"warmup is {self.warmup!r}; expected a share of all steps, at least 0 and below 1")
+        self.check_share("warmup")
 
     def check_positive(self, *names: str) -> None:
         """Refuses options that are not above zero."""
         for name in names:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
+
+    def check_not_negative(self, *names: str) -> None:
+        """Refuses options that are below zero."""
+        for name in names:
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a number from 0 upward")
 
     def check_share(self, *names: str) -> None:
         """Refuses options that are no share, at least zero and below one."""
@@ -117,9 +127,26 @@ class Training:
         if getattr(self, name) not in choices:
             raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, choices))}")
 
+    def check_unused(self, *names: str, beside: str) -> None:
+        """Refuses options that differ from their defaults where nothing reads them.
+
+        Args:
+            names: The options.
+            beside: The other option because of which nothing reads them.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}, which nothing reads where {beside} is {getattr(self, beside)!r}; "
+                    f"expected {defaults[name]!r}, the default, or another {beside}"
+                )
+
     def autocast(self, device: torch.device | str) -> torch.autocast:
         """Inside, a forward pass multiplies matrices in the number format of `precision`."""
-        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+        # without the cache of cast weights, dropped on leaving, when a graph that was recorded inside still reads it
+        options = {"dtype": torch.bfloat16, "enabled": self.precision == "bfloat16", "cache_enabled": False}
+        return torch.autocast(torch.device(device).type, **options)
 
     @contextlib.contextmanager
     def tf32(self) -> Iterator[None]:
@@ -153,12 +180,13 @@ def train(
 ) -> None:
     """Trains a module and leaves in it the weights of the epoch with the best validation metric.
 
-    The loss is the cross-entropy of the targets as shares of the problem's bounds, so that no prediction can leave them.
+    The loss is that of the problem's kind, see `baselines.fitting.objectives`.
     What is drawn at random depends on seed and epoch only. With a checkpoint path the state is kept after each epoch, and a
-    fit that finds one goes on from there, to the same weights as if it had never stopped.
+    fit that finds one goes on from there, on a CPU to the same weights as if it had never stopped. CUDA devices add up some sums
+    in no fixed order, such as the gradients of convolutions, so that there two fits of one seed differ by rounding.
 
     Args:
-        module: Takes a batch of the networks, such as a `GraphBatch`, gives ``[graphs, 1]``.
+        module: Takes a batch of the networks, such as a `GraphBatch`, gives ``[graphs, outputs]``.
         settings: How to train, with the options of the module, by which a checkpoint is recognised.
         problem: What the targets are, and the metric that selects.
         train: Networks to learn from, with targets.
@@ -183,8 +211,9 @@ def train(
                 break
             with seeded(context.seed, epoch):
                 _train_epoch(stepper, context=context, epochs=epochs)
-            predictions = predict(module, val, problem=problem, num_threads=settings.num_threads)
-            score = float(problem.metric(predictions, val.targets))
+            with settings.tf32():
+                predicted = partial(predict, module, val, problem=problem, num_threads=settings.num_threads)
+                score = stepper.objective.score(module, val, predicted=predicted)
             state.finish_epoch(score, higher_is_better=problem.higher_is_better)
             state.save(context.checkpoint_path)
             context.progress(state.epoch * len(train), epochs * len(train), state.text(problem))
@@ -256,9 +285,10 @@ class TrainingState:
         return 0 < self.settings.patience <= self.epochs_since_best
 
     def finish_epoch(self, score: float, *, higher_is_better: bool) -> None:
-        """Counts an epoch, and keeps its weights where they are the best so far; of equal ones the first."""
+        """Counts an epoch, and keeps its weights where they are the best so far; of equal ones the first, and any before NaN."""
         self.epoch, self.score, self.epochs_since_best = self.epoch + 1, score, self.epochs_since_best + 1
-        if self.best is None or (score > self.best if higher_is_better else score < self.best):
+        best = self.best
+        if best is None or math.isnan(best) > math.isnan(score) or (score > best if higher_is_better else score < best):
             self.best, self.best_weights, self.epochs_since_best = score, copy.deepcopy(self.module.state_dict()), 0
 
     def save(self, path: Path | None) -> None:
@@ -298,16 +328,12 @@ class TrainingState:
 
 @torch.no_grad()
 def predict(module: nn.Module, networks: Examples, *, problem: Problem, num_threads: int = 1) -> np.ndarray:
-    """Predictions of a module for networks, float64 ``[graphs]``, within the bounds of the problem."""
+    """Predictions of a module for networks, float64 ``[graphs]`` or ``[graphs, classes]``."""
     module.eval()
-    low, high = problem.bounds
-    predictions = np.empty(len(networks))
-    forward = Forward(module, networks)
+    forward, says = Forward(module, networks), objective(problem).predictions
     with kernel_threads(num_threads):
-        for positions in forward.batches(np.arange(len(networks))):
-            shares = torch.sigmoid(forward(positions).squeeze(1))
-            predictions[positions] = low + (high - low) * shares.double().cpu().numpy()
-    return predictions
+        parts = [says(forward(positions)).cpu().numpy() for positions in forward.batches(np.arange(len(networks)))]
+    return np.concatenate(parts)
 
 
 def endless_positions(num_networks: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:

@@ -37,7 +37,7 @@ def fourier_linear(
         linear: From ``2 · frequencies`` to channels.
         added: One vector for each edge, ``[edges, channels]``.
         dtype: Of what is given back.
-        precision: To what products round their operands: "ieee" (float32 as it is), "tf32" or "bf16".
+        precision: To what products round their operands: "ieee" (float32 as it is), "tf32x3" (nearly so), "tf32" or "bf16".
     """
     return FourierLinear.apply(vectors, frequencies, linear.weight, linear.bias, added, dtype, precision)
 

@@ -19,14 +19,13 @@ from baselines.kernels import fourier
 from baselines.kernels.usable import PRECISIONS
 from baselines.reading.message_passing import CACHE_SIZE, FlatWiring, Linear, Wiring, product, reversal, starts_of, tiled
 from baselines.reading.probes import Kind, ProbeFeatures
-from ngbench.errors import ConfigError
 from ngbench.graph import Topology
 from ngbench.graph.neural_graph import largest_kernel
 from ngbench.loading import GraphBatch, GraphBundle, GraphDataset
 from ngbench.loading.batch import fit_kernel
 
 UNMARKED = ("conv", "linear")
-"""Operations without an embedding: what a layer's weights usually are. Other edges carry scales, or the number one."""
+"""Operations of a layer's usual weights, by which a target sums over its sources; other edges carry scales, or the number one."""
 
 INNER_ROLES = ("hidden", "structural")
 
@@ -62,7 +61,8 @@ class Encoding(Training):
         probes: Where these inputs come from: ``"learned"`` with the weights, ``"random"``, or ``"data"``, training images.
 
     Raises:
-        ConfigError: An option has none of the named values, or a number is out of range.
+        ConfigError: An option has none of the named values, a number is out of range, or an option is set that nothing reads:
+            of Fourier features where `encoding` is another, or `probes` where there are none.
     """
 
     encoding: str = "linear"
@@ -83,9 +83,11 @@ class Encoding(Training):
         self.check_choice("encoding", "linear", "fourier")
         self.check_choice("probes", "learned", "random", "data")
         self.check_positive("num_frequencies", "frequency_scale")
-        for name in ("num_probes", "clip", "weight_noise"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a number from 0 upward")
+        self.check_not_negative("num_probes", "clip", "weight_noise")
+        if self.encoding != "fourier":
+            self.check_unused("num_frequencies", "frequency_scale", beside="encoding")
+        if not self.num_probes:
+            self.check_unused("probes", beside="num_probes")
 
     def for_networks(self, train: GraphDataset) -> Self:
         """With `mixed` decided by the training networks where it was left open."""
@@ -104,7 +106,7 @@ class Vocabulary:
     Args:
         num_inputs: Most input nodes of a network; each has an embedding of its own, and further ones take the last.
         num_hidden_layers: Most hidden layers of a network; each has an embedding, and deeper layers take the last. One where
-            networks are read as `Config.mixed`, which tells layers apart by `depths`.
+            networks are read as `Encoding.mixed`, which tells layers apart by `depths`.
         num_outputs: Most output nodes of a network; each has an embedding of its own, and further ones take the last.
         kernel: Spatial shape to which the weights on all edges are padded, or cut where a kernel is larger.
         features: Names of the node features that are read, the bias among them even where no network has one.
@@ -265,7 +267,7 @@ class EdgeKind:
     """What edges are read alike: the spatial shape of their kernels, their operation, and their direction.
 
     Args:
-        columns: Which of the vocabulary's numbers a kernel has, int64 ``[numbers]``.
+        columns: Which of the vocabulary's numbers a kernel has, ``[numbers]``.
         operation: Row of the embedding of the operation; the row after the last stands for none.
         is_reversed: Whether edges run from target to source.
     """
@@ -370,7 +372,7 @@ class Reading:
 
     Args:
         wiring: The edges; of one structure a `Wiring`, and of several a `FlatWiring` in one column for graphs.
-        places: What the structure says of nodes and edges.
+        places: What the structure says of nodes.
         features: Node features, ``[nodes, graphs, features]``.
         weights: Weights on the edges, and then on the reversed edges.
         activations: Activation of each node, one-hot, float32 ``[nodes, graphs, activations]``; zeros for none.

@@ -63,7 +63,7 @@ def _max(nodes: Tensor, wiring: Wiring | FlatWiring, is_counted: Tensor | None) 
     if is_counted is None:
         return wiring.max(nodes)
     most = wiring.max(nodes.masked_fill(~is_counted, -torch.inf))
-    return torch.where(most.isfinite(), most, 0)
+    return most.masked_fill(most == -torch.inf, 0)
 
 
 def _attended(nodes: Tensor, scores: Tensor, wiring: Wiring | FlatWiring, is_counted: Tensor | None) -> Tensor:

@@ -49,7 +49,7 @@ class ProbeFeatures(nn.Module):
 
     @classmethod
     def fit(
-        cls, train: GraphDataset, kind: Kind, num_probes: int, *, seed: int = 0, images: Tensor | None = None
+        cls, train: GraphDataset, kind: Kind, num_probes: int, *, seed: int = 0, inputs: Tensor | None = None
     ) -> ProbeFeatures:
         """Probes for the networks of the training split.
 
@@ -58,19 +58,19 @@ class ProbeFeatures(nn.Module):
             kind: As of the class.
             num_probes: As of the class.
             seed: As of the class.
-            images: ``[probes, *input shape]`` that probes from data are, and learned ones start from; None to draw them from
-                the images that the networks were trained on for ``"data"``, and to start learned ones at random.
+            inputs: ``[probes, *input shape]`` that probes from data are, and learned ones start from; None to draw them from
+                what the networks were trained on for ``"data"``, and to start learned ones at random.
 
         Raises:
-            GraphError: The networks cannot be run on inputs, or probes from data are wanted and no images are known that fit.
+            GraphError: The networks cannot be run on inputs, or probes from data are wanted and no inputs are known that fit.
         """
         features = cls(kind, num_probes, seed=seed)
-        if kind == "data" and images is None:
-            images = _images(train, num_probes, seed)
+        if kind == "data" and inputs is None:
+            inputs = _inputs(train, num_probes, seed)
         for shape in sorted({shape for bundle in train.bundles for shape in bundle.input_shapes}):
-            if images is not None and tuple(images.shape) != (num_probes, *shape):
-                raise GraphError(f"images of shape {tuple(images.shape)} are no probes; expected {(num_probes, *shape)}")
-            start = features._random(shape) if images is None else images.clone()
+            if inputs is not None and tuple(inputs.shape) != (num_probes, *shape):
+                raise GraphError(f"inputs of shape {tuple(inputs.shape)} are no probes; expected {(num_probes, *shape)}")
+            start = features._random(shape) if inputs is None else inputs.clone()
             features.probes[_key(shape)] = nn.Parameter(start, requires_grad=kind == "learned")
         features.scale.copy_(features._usual_sizes(train))
         return features
@@ -97,7 +97,7 @@ class ProbeFeatures(nn.Module):
             found, roles = self._activations(_first(bundle)).square().mean(2), _roles(bundle.topology, torch.device("cpu"))
             for role in roles.unique().tolist():
                 squares[role].append(found[roles == role].mean(0))
-        medians = [torch.cat(parts).median().sqrt() if parts else torch.tensor(0.0) for parts in squares.values()]
+        medians = [torch.cat(parts).nanmedian().sqrt() if parts else torch.tensor(0.0) for parts in squares.values()]
         return torch.stack([median if median > 0 else torch.tensor(1.0) for median in medians])
 
 
@@ -107,14 +107,14 @@ def _first(bundle: GraphBundle) -> GraphBundle:
     return GraphBundle(bundle.variants, bundle.variant[kept], bundle.values[kept], bundle.index[kept], bundle.programs)
 
 
-def _images(train: GraphDataset, num_probes: int, seed: int) -> Tensor:
-    images = getattr(train.bundles[0].programs, "images", None)
-    if images is None:
+def _inputs(train: GraphDataset, num_probes: int, seed: int) -> Tensor:
+    inputs = getattr(train.bundles[0].programs, "inputs", None)
+    if inputs is None:
         raise GraphError(
-            "probes from data are drawn from the images that a zoo's networks were trained on, and these networks come from no "
-            "zoo; expected images, or probes 'learned' or 'random'"
+            "probes from data are drawn from what a zoo's networks were trained on, and these networks come from no "
+            "zoo; expected inputs, or probes 'learned' or 'random'"
         )
-    return images(num_probes, seed=seed)
+    return inputs(num_probes, seed=seed)
 
 
 @lru_cache(maxsize=1024)

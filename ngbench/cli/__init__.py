@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from ngbench import __version__
+from ngbench.cli.audit import audit
 from ngbench.cli.bench import bench
 from ngbench.cli.graph import graph
+from ngbench.cli.protocol import protocol
 from ngbench.cli.run import evaluate, run
 from ngbench.cli.zoo import zoo
 from ngbench.errors import NgbenchError
@@ -61,5 +63,5 @@ def main() -> None:
     """
 
 
-for command in (run, evaluate, zoo, graph, bench):
+for command in (run, evaluate, protocol, zoo, graph, bench, audit):
     main.add_command(command)

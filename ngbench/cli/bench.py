@@ -40,7 +40,7 @@ def bench(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Measure the speed of ngbench on this machine.
+    """Measure the speed of ngbench on this machine.
 
     NAMES are tables, or rows of the tables reading and configurations; without any the first three tables are measured:
 
@@ -58,7 +58,7 @@ def bench(
       ngbench bench cnn-gnn                      one model of the papers, however heavy
       ngbench bench --method ng-gnn --case inr   a method on a case, and the models of the papers that are of both
       ngbench bench growth --picture growth.png
-    """
+    """  # noqa: D301 - click reads the character
     import sys
 
     # A method of one's own is named by a path from the current folder.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+LISTED = 7
+"""Metrics that a terminal has room for; the result file has all."""
+
 
 class SeedList(click.ParamType):
-    """Seeds as ``0,1,2`` or ``0-4``."""
+    """How many seeds, counted from 0, as ``3``; or which, as ``0,1,2`` or ``0-4``."""
 
     name = "seeds"
 
@@ -30,10 +33,13 @@ class SeedList(click.ParamType):
         if not isinstance(value, str):
             return tuple(value)  # type: ignore[arg-type]
         try:
-            parts = [part.split("-") for part in value.split(",")]
-            return tuple(seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1))
+            if value.isdecimal() and int(value) > 0:
+                return tuple(range(int(value)))
+            parts = [part.split("-") for part in value.split(",") if part and not value.isdecimal()]
+            seeds = tuple(seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1))
         except ValueError:
-            self.fail(f"{value!r} is no list of seeds; expected 0 or 0,1,2 or 0-4", param, ctx)
+            seeds = ()
+        return seeds or self.fail(f"{value!r} is no number of seeds and no list of them; expected 3, or 0,1,2 or 0-4", param, ctx)
 
 
 @click.command()
@@ -41,15 +47,17 @@ class SeedList(click.ParamType):
     "--method",
     "methods",
     multiple=True,
-    required=True,
     help="Registered name, or package.module:Class. Repeat to compare several.",
 )
-@click.option("--task", default="generalization", show_default=True, help="Name of the task.")
+@click.option("--task", default=None, help="Name of the task.  [default: generalization]")
 @click.option("--zoo", default=None, help="Released zoo or path of a zoo file.  [default: the task's own]")
 @click.option(
     "--split", default=None, help="Split of the zoo, such as one that tests on wider networks.  [default: the task's own]"
 )
-@click.option("--seeds", type=SeedList(), default="0", show_default=True, help="Seeds, such as 0,1,2 or 0-4: one fit for each.")
+@click.option("--target", default=None, help="Column that is asked about, such as optimizer.  [default: the first of the task]")
+@click.option("--seeds", type=SeedList(), default="1", show_default=True, help="How many, or which, as 0,1,2 or 0-4.")
+@click.option("--suite", "suite_name", default=None, help="Every method on every task and zoo of a suite, such as digits.")
+@click.option("--jobs", type=click.IntRange(min=1), default=None, help="Cells of a suite at once.  [default: one a core]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method. Repeat for several.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder under which results are kept."
@@ -58,10 +66,13 @@ class SeedList(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else, on standard output.")
 def run(
     methods: Sequence[str],
-    task: str,
+    task: str | None,
     zoo: str | None,
     split: str | None,
+    target: str | None,
     seeds: Sequence[int],
+    suite_name: str | None,
+    jobs: int | None,
     settings: Sequence[str],
     out: Path,
     device: str | None,
@@ -70,11 +81,21 @@ def run(
     """Fit and score methods on a task, beside its trivial baselines.
 
     What was finished before with the same code and settings is not run again; what was interrupted goes on.
-    """
+
+    \b
+    ngbench run --method ng-gnn --task classification --zoo digits-park --target optimizer
+    ngbench run --suite digits --seeds 3          every method on every task
+    """  # noqa: D301 - click reads the character
     import sys
 
     # A method of one's own is named by a path from the current folder.
     sys.path.insert(0, str(Path.cwd()))
+    if suite_name is not None:
+        given = {"--task": task, "--zoo": zoo, "--split": split, "--target": target, "--set": settings or None}
+        _run_suite(suite_name, methods, seeds, jobs, out=out, device=device, as_json=as_json, given=given)
+        return
+    if not methods:
+        raise ConfigError("no method is named; expected --method ng-gnn or the like, or --suite digits for all of them")
     from ngbench.cli.screen import progress_stages
     from ngbench.evaluation import run_beside_baselines
 
@@ -84,10 +105,11 @@ def run(
             for method in methods:
                 results = run_beside_baselines(
                     method,
-                    task,
+                    task or "generalization",
                     zoo,
                     seeds,
                     split=split,
+                    target=target,
                     settings=parse_settings(settings),
                     out=out,
                     device=device,
@@ -102,6 +124,48 @@ def run(
         click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None
     _show(found, methods, zoo, parse_settings(settings), out=out, as_json=as_json)
+
+
+def _run_suite(
+    name: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int | None,
+    *,
+    out: Path,
+    device: str | None,
+    as_json: bool,
+    given: Mapping[str, object],
+) -> None:
+    """Runs a suite under a live overview and prints its tables; exits with 1 where a cell failed."""
+    import os
+
+    from ngbench.cli.overview import live_overview
+    from ngbench.cli.screen import console
+    from ngbench.evaluation.protocol import checked_device
+    from ngbench.evaluation.suite import Runner, Suite
+    from ngbench.evaluation.tables import as_markdown, questions, write_tables
+
+    extra = [option for option, value in given.items() if value is not None]
+    if extra:
+        raise ConfigError(f"{', '.join(extra)} cannot be given beside --suite, which names its own tasks and zoos; leave it out")
+    cells = Suite.load(name).cells(seeds, methods=methods, out=str(out), device=checked_device(device))
+    try:
+        with live_overview(cells, quiet=as_json) as overview:
+            states = Runner(cells, jobs or os.cpu_count() or 1, overview).run()
+    except KeyboardInterrupt:
+        click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    tables = questions(states)
+    path = write_tables(tables, out, name)
+    if as_json:
+        rows = [{**s.cell.model_dump(), "status": s.status, "reason": s.reason} for s in states]
+        click.echo(json.dumps({"cells": rows, "tables": str(path)}, indent=2))
+    else:
+        click.echo(as_markdown(tables))
+        console().print(f"tables   {path}", soft_wrap=True)
+    if any(state.status == "failed" for state in states):
+        raise click.exceptions.Exit(1)
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:
@@ -126,10 +190,11 @@ def _show(
     from ngbench.tasks import TASKS
 
     first = next(iter(found.values()))
-    task = TASKS[first.task].on(first.split)
-    zoo = open_zoo(zoo_name or task.default_zoo)
+    zoo = open_zoo(zoo_name or TASKS[first.task].default_zoo)
+    task = TASKS[first.task].asked(zoo.name, split=first.split, target=first.target)
     folders = {name: run_folder(out, task, zoo, name, settings if name in methods else {}) for name in found}
-    pictures = {name: draw_predictions(found[name], zoo, folders[name]) for name in methods}
+    drawn = {name: draw_predictions(found[name], zoo, folders[name]) for name in methods}
+    pictures = {name: path for name, path in drawn.items() if path is not None}
     if as_json:
         rows = [{**json.loads(found[name].model_dump_json()), "folder": str(folders[name])} for name in found]
         click.echo(json.dumps({"results": rows, "pictures": {name: str(path) for name, path in pictures.items()}}, indent=2))
@@ -140,8 +205,10 @@ def _show(
     results = list(found.values())
     screen.print()
     screen.print(score_table(results))
-    names = ", ".join(_sign(name) for name in results[0].scores)
-    screen.print(f"[dim]{names}; scrambled: hidden neurons permuted; shift: how far predictions then move[/dim]", soft_wrap=True)
+    names = ", ".join(_sign(name) for name in task.metrics[:LISTED])
+    worst = f", the worst of {task.num_scrambled}" if task.num_scrambled > 1 else ""
+    legend = f"{names}; scrambled: hidden neurons permuted{worst}; shift: how far answers then move"
+    screen.print(f"[dim]{legend}[/dim]", soft_wrap=True)
     screen.print()
     screen.print(cost_table(results))
     for name in methods:
@@ -151,22 +218,26 @@ def _show(
                 f"{name} − {other}: {_sign(found[name].primary)} {_interval(difference, signed=True)}, paired over networks",
                 soft_wrap=True,
             )
-        screen.print(f"picture  {pictures[name]}", soft_wrap=True)
+        if name in pictures:
+            screen.print(f"picture  {pictures[name]}", soft_wrap=True)
         screen.print(f"results  {folders[name] / 'result.json'}", soft_wrap=True)
 
 
 def score_table(results: Sequence[Result]) -> Table:
     """What each method scores, best first; it fits a terminal of 80 characters."""
     from ngbench.cli.screen import table
+    from ngbench.tasks import TASKS
 
     first = results[0]
-    others = [name for name in first.scores if name != first.primary]
+    listed = TASKS[first.task].metrics[:LISTED]
+    others = [name for name in listed if name != first.primary]
     several = len(first.seeds) > 1
-    short = [_sign(name).split()[-1] for name in first.scores]
+    short = [_sign(name) if len(listed) > 5 else _sign(name).split()[-1] for name in listed]
     spread = "± std" if several else f"[{first.interval.confidence:.0%}]"
     count = f"{len(first.seeds)} seeds" if several else f"seed {first.seeds[0].seed}"
     split = "" if first.split == "default" else f", {first.split}"
-    title = f"{first.task} on {first.zoo} v{first.zoo_version}{split}: {first.seeds[0].num_test:,} test networks, {count}"
+    target = "" if first.target is None else f" of {first.target}"
+    title = f"{first.task}{target} on {first.zoo} v{first.zoo_version}{split}: {first.seeds[0].num_test:,} test networks, {count}"
     made = table("method", f"{short[0]} {spread}", "scrambled", "shift", *short[1:], title=title)
     for result in _best_first(results):
         made.add_row(
@@ -202,15 +273,15 @@ def _shift(mean: float) -> str:
 
 
 def _best_first(results: Sequence[Result]) -> list[Result]:
-    from ngbench.metrics import METRICS
+    from ngbench.metrics import facts_of
 
-    return sorted(results, key=lambda r: r.scores[r.primary].mean, reverse=METRICS[results[0].primary].higher_is_better)
+    return sorted(results, key=lambda r: r.scores[r.primary].mean, reverse=facts_of(results[0].primary).higher_is_better)
 
 
 def _sign(metric: str) -> str:
-    from ngbench.metrics import METRICS
+    from ngbench.metrics import facts_of
 
-    return METRICS[metric].title
+    return facts_of(metric).title
 
 
 def _spread(spread: Spread) -> str:

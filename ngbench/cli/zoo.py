@@ -34,12 +34,12 @@ def list_zoos() -> None:
 
 @zoo.command()
 @click.argument("name")
-@click.option("--column", default="test_accuracy", show_default=True, help="Measured column to draw as a histogram.")
-def info(name: str, column: str) -> None:
+@click.option("--column", default=None, help="Measured column to draw as a histogram.  [default: test_accuracy or psnr]")
+def info(name: str, column: str | None) -> None:
     """Show what is in a zoo, released or a file, and how a measured column is spread."""
     from ngbench.cli.screen import console, histogram, size, table
     from ngbench.errors import UnknownNameError
-    from ngbench.store import open_zoo, summary
+    from ngbench.store import main_measurement, open_zoo, summary
 
     opened = open_zoo(name)
     screen = console()
@@ -51,12 +51,13 @@ def info(name: str, column: str) -> None:
     screen.print(f"sha256 {opened.sha256}")
     for split in opened.splits:
         counts = ", ".join(f"{part} {len(opened.split(part, split)):,}" for part in ("train", "val", "test"))
-        screen.print(f"split {split}: {counts} (no run is in two)")
+        screen.print(f"split {split}: {counts} (no {opened.split_by or 'run'} is in two)")
     screen.print()
     made = table("column", "role", "values", "what it is", numbers_from=9)
     for key, description in opened.columns.items():
         made.add_row(key, description.role, summary(opened.metadata[key]), description.description)
     screen.print(made)
+    column = column or main_measurement(opened)
     if column not in opened.columns:
         raise UnknownNameError("column", column, opened.columns)
     values = opened.metadata[column]
@@ -110,7 +111,7 @@ def generate(recipe: str, out: Path | None, limit: int | None, device: str, work
 @click.option("--sample", type=click.IntRange(min=1), default=64, show_default=True, help="Networks to evaluate again.")
 @click.option("--seed", default=0, show_default=True, help="Which networks those are.")
 def verify(name: str, sample: int, seed: int) -> None:
-    """Prove again what a zoo file promises: checksum, finite weights, disjoint splits, recorded accuracies."""
+    """Prove again what a zoo file promises: checksum, finite weights, disjoint splits, recorded accuracies or errors."""
     from ngbench.cli.screen import console
     from ngbench.store import open_zoo
     from ngbench.store import verify as verify_zoo

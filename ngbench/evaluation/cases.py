@@ -69,7 +69,7 @@ def random_networks(topology: Topology, num_graphs: int) -> GraphDataset:
 def _of_zoo(name: str, num_graphs: int) -> GraphDataset:
     """Networks of the train split of a shipped zoo, in the order of the file."""
     zoo = open_zoo(name)
-    return GraphDataset.from_zoo(zoo, zoo.split("train")[:num_graphs], target=TASKS["generalization"].target)
+    return GraphDataset.from_zoo(zoo, zoo.split("train")[:num_graphs], target=TASKS["generalization"].asked(name).target)
 
 
 def _resnet50(num_graphs: int) -> GraphDataset:

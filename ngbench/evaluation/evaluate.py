@@ -2,86 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ngbench.errors import ResultError, SplitError
+from ngbench.errors import ResultError
+from ngbench.evaluation.exam import Exam, PredictionExam
+from ngbench.evaluation.merging import MergingExam
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.result import Result
+from ngbench.evaluation.retrieval import RetrievalExam
 from ngbench.store import Zoo, open_zoo
-from ngbench.tasks import TASKS, Task
+from ngbench.tasks import TASKS, Kind, Task
 
 PREDICTIONS_FILE = "predictions.npz"
 
-
-@dataclass(frozen=True)
-class Answers:
-    """The test split of a zoo with what the task asks for.
-
-    Args:
-        ids: Id of each test network.
-        targets: Answer for each, float64 ``[graphs]``.
-    """
-
-    ids: tuple[str, ...]
-    targets: np.ndarray
+EXAMS: Mapping[Kind, type[Exam]] = {
+    "regression": PredictionExam,
+    "classification": PredictionExam,
+    "retrieval": RetrievalExam,
+    "merging": MergingExam,
+}
 
 
-def answers(task: Task, zoo: Zoo) -> Answers:
-    """The test networks of a zoo and their answers.
+def exam_of(task: Task, zoo: Zoo) -> Exam:
+    """The exam of a task, about one target and split, on a zoo.
 
     Raises:
         SplitError: The zoo has no such split or target column.
     """
-    check_zoo(task, zoo)
-    rows = zoo.split("test", name=task.split)
-    return Answers(tuple(zoo.ids[rows].tolist()), zoo.metadata[task.target][rows].astype(np.float64))
-
-
-def check_zoo(task: Task, zoo: Zoo) -> None:
-    """Whether a task can be asked of a zoo.
-
-    Raises:
-        SplitError: The zoo lacks the target column.
-    """
-    if task.target not in zoo.columns:
-        raise SplitError(
-            f"zoo {zoo.name!r} has no column {task.target!r} for task {task.name!r}; expected one among {', '.join(zoo.columns)}"
-        )
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Predictions in test order, and what they score.
-
-    Args:
-        values: ``[graphs]``.
-        scrambled: The same for the orbit-scrambled networks.
-        scores: Metrics of `values`, by name.
-        scrambled_scores: Metrics of `scrambled`.
-    """
-
-    values: np.ndarray
-    scrambled: np.ndarray
-    scores: dict[str, float]
-    scrambled_scores: dict[str, float]
-
-    @property
-    def shifts(self) -> np.ndarray:
-        """How far the prediction for each network moved when its hidden neurons were permuted, ``[graphs]``."""
-        return np.abs(self.values - self.scrambled)
-
-
-def score(task: Task, found: Answers, predictions: Predictions) -> Scored:
-    """Scores predictions against the test split.
-
-    Raises:
-        PredictionsError: A row is missing, extra, there twice or not finite.
-    """
-    values, scrambled = predictions.aligned(found.ids)
-    return Scored(values, scrambled, task.score(values, found.targets), task.score(scrambled, found.targets))
+    return EXAMS[task.kind](task, zoo)
 
 
 @dataclass(frozen=True)
@@ -115,11 +65,10 @@ def rescore(folder: Path, *, zoo: Zoo | None = None) -> tuple[Result, list[Diffe
             f"the result in {folder} was made on zoo {result.zoo!r} with sha256 {result.zoo_sha256[:12]}…; "
             f"got {zoo.sha256[:12]}…: name that zoo's file with --zoo"
         )
-    task = TASKS[result.task].on(result.split)
-    found = answers(task, zoo)
+    exam = exam_of(TASKS[result.task].asked(result.zoo, split=result.split, target=result.target), zoo)
     differences = []
     for seed in result.seeds:
-        scored = score(task, found, Predictions.load(seed_folder(folder, seed.seed) / PREDICTIONS_FILE))
+        scored = exam.score(Predictions.load(seed_folder(folder, seed.seed) / PREDICTIONS_FILE))
         pairs = [(name, seed.scores.get(name), value) for name, value in scored.scores.items()]
         pairs += [
             (f"scrambled {name}", seed.scrambled_scores.get(name), value) for name, value in scored.scrambled_scores.items()

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ngbench.evaluation.cell import CellResult
-from ngbench.evaluation.evaluate import PREDICTIONS_FILE, Scored, answers, score, seed_folder
+from ngbench.evaluation.evaluate import PREDICTIONS_FILE, seed_folder
+from ngbench.evaluation.exam import PredictionExam, Scored
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.result import Result
+from ngbench.metrics import METRICS
 from ngbench.store import Zoo
 from ngbench.tasks import TASKS, Task
 
@@ -19,7 +21,7 @@ PICTURE_FILE = "predicted-vs-true.png"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
+def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path | None:
     """Draws predicted against true answers of the first seed's test split, beside the same for the orbit-scrambled networks.
 
     Args:
@@ -28,31 +30,33 @@ def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path:
         folder: The run's folder; the picture is written into it.
 
     Returns:
-        Path of the PNG.
+        Path of the PNG; None for a task whose answers are no numbers.
     """
     from matplotlib.figure import Figure
 
-    task, seed = TASKS[result.task].on(result.split), result.seeds[0].seed
-    found = answers(task, zoo)
-    scored = score(task, found, Predictions.load(seed_folder(folder, seed) / PREDICTIONS_FILE))
+    task = TASKS[result.task].asked(zoo.name, split=result.split, target=result.target)
+    if task.kind != "regression":
+        return None
+    exam, seed = PredictionExam(task, zoo), result.seeds[0].seed
+    scored = exam.score(Predictions.load(seed_folder(folder, seed) / PREDICTIONS_FILE))
     split = "" if result.split == "default" else f", {result.split}"
     figure = Figure(figsize=(9.6, 4.9), layout="constrained")
     figure.suptitle(
-        f"{result.title}: {task.title.lower()} on {result.zoo}{split}, {len(found.ids):,} test networks, seed {seed}", fontsize=12
+        f"{result.title}: {task.title.lower()} on {result.zoo}{split}, {len(exam.ids):,} test networks, seed {seed}", fontsize=12
     )
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    _panel(left, task, found.targets, scored.values, scored.scores[result.primary], "as trained")
+    _panel(left, task, exam.targets, scored.values, scored.scores[result.primary], "as trained")
     _panel(
         right,
         task,
-        found.targets,
-        scored.scrambled,
-        scored.scrambled_scores[result.primary],
+        exam.targets,
+        scored.scrambled[0],
+        METRICS[result.primary](scored.scrambled[0], exam.targets),
         "hidden neurons permuted (same functions)",
     )
-    left.set_ylabel(f"predicted {task.target_label}")
+    left.set_ylabel(f"predicted {task.label()}")
     for axes in (left, right):
-        _frame(axes, found.targets, scored)
+        _frame(axes, exam.targets, scored)
     path = folder / PICTURE_FILE
     figure.savefig(path, dpi=150)
     return path
@@ -102,7 +106,7 @@ def _panel(axes, task: Task, targets: np.ndarray, predictions: np.ndarray, value
     axes.axline((0, 0), slope=1, color="0.35", linewidth=1, linestyle="--", label="y = x", zorder=1)
     axes.scatter(targets, predictions, s=9, alpha=0.45, color="#0072B2", linewidths=0, label="one network", zorder=2)
     axes.set_title(f"{title}\n{task.primary.title} = {value:.3f}", fontsize=10.5)
-    axes.set_xlabel(f"true {task.target_label}")
+    axes.set_xlabel(f"true {task.label()}")
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -111,8 +115,8 @@ def _panel(axes, task: Task, targets: np.ndarray, predictions: np.ndarray, value
 
 def _frame(axes, targets: np.ndarray, scored: Scored) -> None:  # noqa: ANN001 - matplotlib is lazy
     """The same range on both axes, so that y = x is the diagonal; a stray prediction may leave it."""
-    low = min(targets.min(), *(np.quantile(v, 0.005) for v in (scored.values, scored.scrambled)))
-    high = max(targets.max(), *(np.quantile(v, 0.995) for v in (scored.values, scored.scrambled)))
+    low = min(targets.min(), *(np.quantile(v, 0.005) for v in (scored.values, scored.scrambled[0])))
+    high = max(targets.max(), *(np.quantile(v, 0.995) for v in (scored.values, scored.scrambled[0])))
     margin = 0.04 * max(high - low, 1e-9)
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(low - margin, high + margin)

@@ -14,17 +14,20 @@ import numpy as np
 
 from ngbench.errors import PredictionsError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a method says of the test networks, and of their orbit-scrambled twins.
+    """What a method says of the test networks, and of orbit-scrambled copies of them.
+
+    A row is what the task asks about: a network, or for merging two networks whose neurons are matched.
 
     Args:
-        ids: Id of each network, ``[graphs]``.
-        values: Prediction for each network, float64 ``[graphs]``.
-        scrambled: Prediction for each network with its hidden neurons permuted, float64 ``[graphs]``.
+        ids: Name of each row, ``[rows]``.
+        values: What is said of each: ``[rows]`` numbers, ``[rows, classes]`` probabilities, ``[rows, features]`` embeddings or
+            ``[rows, nodes]`` matchings.
+        scrambled: The same with hidden neurons permuted, once for each copy, ``[copies, rows, ...]``.
         about: Where they come from: method, task, zoo, zoo_sha256, seed.
     """
 
@@ -82,10 +85,10 @@ class Predictions:
         return cls(tuple(ids.tolist()), values, scrambled, about)
 
     def aligned(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Values and scrambled values in the order of the given ids, float64 ``[graphs]`` each.
+        """Values ``[rows, ...]`` and scrambled values ``[copies, rows, ...]`` in the order of the given ids.
 
         Args:
-            ids: Ids of the complete test split.
+            ids: Names of all rows that the task asks about.
 
         Raises:
             PredictionsError: A row is missing, extra, there twice, or not finite; the text counts and names some.
@@ -100,24 +103,31 @@ class Predictions:
             if names:
                 raise PredictionsError(
                     f"{len(names)} {'row is' if len(names) == 1 else 'rows are'} {problem} ({_some(names)}); "
-                    f"expected each of the {len(ids)} test networks once, got {len(self.ids)} rows"
+                    f"expected each of the {len(ids)} rows of the test split once, got {len(self.ids)} rows"
                 )
         position = {id: row for row, id in enumerate(self.ids)}
         order = np.array([position[id] for id in ids], dtype=np.int64)
-        return self._column("values", self.values, order), self._column("scrambled", self.scrambled, order)
+        if self.scrambled.shape[1:] != self.values.shape or len(self.scrambled) == 0:
+            raise PredictionsError(
+                f"scrambled predictions have shape {self.scrambled.shape}; expected copies of shape {self.values.shape}"
+            )
+        self._check("values", self.values)
+        for copy in self.scrambled:
+            self._check("scrambled", copy)
+        return self.values[order], self.scrambled[:, order]
 
-    def _column(self, name: str, column: np.ndarray, order: np.ndarray) -> np.ndarray:
-        if column.shape != (len(self.ids),) or column.dtype.kind not in "fiu":
+    def _check(self, name: str, column: np.ndarray) -> None:
+        if column.shape[:1] != (len(self.ids),) or column.dtype.kind not in "fiu":
             raise PredictionsError(
                 f"{name} of the predictions have type {column.dtype} and shape {column.shape}; "
-                f"expected numbers of shape ({len(self.ids)},)"
+                f"expected numbers for {len(self.ids)} rows"
             )
-        bad = [id for id, value in zip(self.ids, column, strict=True) if not np.isfinite(value)]
+        finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
+        bad = [self.ids[row] for row in np.flatnonzero(~finite)]
         if bad:
             raise PredictionsError(
-                f"{len(bad)} of the {name} are not finite ({_some(bad)}); expected finite numbers for all networks"
+                f"{len(bad)} of the {name} are not finite ({_some(bad)}); expected finite numbers for all rows"
             )
-        return column.astype(np.float64)[order]
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

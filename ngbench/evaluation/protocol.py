@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,17 @@ import numpy as np
 
 from ngbench.errors import ConfigError, ResultError, SplitError
 from ngbench.evaluation.environment import Usage, current_environment
-from ngbench.evaluation.evaluate import PREDICTIONS_FILE, Answers, Scored, answers, score, seed_folder
+from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, seed_folder
+from ngbench.evaluation.exam import Exam, Scored, classes_of, orbit_salt, targets_of
 from ngbench.evaluation.predictions import Predictions
-from ngbench.evaluation.result import SEED_FILE, IntervalRecord, Result, SeedResult, Spread, read_json, write_json
+from ngbench.evaluation.result import RESULT_FILE, SEED_FILE, IntervalRecord, Result, SeedResult, Spread, read_json, write_json
+from ngbench.evaluation.transfer import probe, probed_targets, transfer_file, transfer_scores
 from ngbench.loading import GraphDataset
-from ngbench.methods import Budget, Problem, RunContext, make_method, method_class
-from ngbench.metrics import paired_bootstrap
+from ngbench.methods import Budget, Problem, RunContext, check_applicable, make_method, method_class
+from ngbench.metrics import METRICS, Resamples
 from ngbench.progress import Stages, silent_stages
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task
-
-ORBIT_SALT = "ngbench-orbit-1"
-"""Names the draw of the orbit-scrambled test set; a network's twin depends on it and on the network's id alone."""
-
-BOOTSTRAP_SEED = 0
 
 
 def run(
@@ -39,12 +37,13 @@ def run(
     seeds: Sequence[int] = (0,),
     *,
     split: str | None = None,
+    target: str | None = None,
     settings: Mapping[str, str] | None = None,
     out: str | Path = "runs",
     device: str | None = None,
     stages: Stages = silent_stages,
 ) -> Result:
-    """Fits and scores a method on a task, beside the task's trivial baselines.
+    """Fits and scores a method on a task, beside the task's trivial baselines and anchors.
 
     A seed that was finished before with the same code, settings, zoo and device kind is not fitted again; one that was
     interrupted goes on from its last checkpoint.
@@ -55,6 +54,7 @@ def run(
         zoo: Name of a released zoo or path of a zoo file; None for the task's own.
         seeds: One fit for each.
         split: Name of a split of the zoo, such as one that holds out wide networks; None for the task's own.
+        target: Metadata column that is asked about; None for the first that the task names for the zoo.
         settings: Fields of the method's `Config`, as text.
         out: Folder under which results are kept.
         device: Torch device; None for CUDA where there is one.
@@ -66,10 +66,11 @@ def run(
     Raises:
         UnknownNameError: No such method, task or zoo.
         ConfigError: A setting or the list of seeds is wrong.
+        NotApplicableError: The method lacks what the task asks for.
         NgbenchError: The method, the zoo or the split cannot be used; see its children.
     """
-    options: dict[str, Any] = {"split": split, "settings": settings, "out": out, "device": device, "stages": stages}
-    return run_beside_baselines(method, task, zoo, seeds, **options)[0]
+    options: dict[str, Any] = {"split": split, "target": target, "settings": settings}
+    return run_beside_baselines(method, task, zoo, seeds, **options, out=out, device=device, stages=stages)[0]
 
 
 def run_beside_baselines(
@@ -79,6 +80,7 @@ def run_beside_baselines(
     seeds: Sequence[int] = (0,),
     *,
     split: str | None = None,
+    target: str | None = None,
     settings: Mapping[str, str] | None = None,
     out: str | Path = "runs",
     device: str | None = None,
@@ -88,23 +90,24 @@ def run_beside_baselines(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds are {list(seeds)}; expected one or more different numbers, none negative")
     info = make_method(method, settings).info
-    found = TASKS[task].on(split)
-    bench = Bench.open(found, open_zoo(zoo or found.default_zoo), Path(out), checked_device(device), stages)
+    check_applicable(method, TASKS[task].kind)
+    bench = Bench.open(TASKS[task], zoo, split=split, target=target, out=Path(out), device=checked_device(device), stages=stages)
     if not info.any_architecture:
         bench.train.one_structure(reader=info.name)
-    names = [name for name in bench.task.baselines if name != method]
+    names = [name for name in bench.baselines if name != method]
     entrants = [bench.measure(name, {}, seeds) for name in names] + [bench.measure(method, settings or {}, seeds)]
     entrant, others = entrants[-1], dict(zip(names, entrants[:-1], strict=True))
     return tuple(bench.report(e, others if e is entrant else {}) for e in reversed(entrants))
 
 
 def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Mapping[str, str]) -> Path:
-    """Where the files of a method's run are kept; each split has its own."""
+    """Where the files of a method's run are kept; each split, and each target of several, has its own."""
     split = "" if task.split == "default" else f"-{task.split}"
+    target = "" if task.target == task.asked(zoo.name).target else f"-{task.target}"
     name = method.replace(":", ".")
     if settings:
         name += "-" + _digest(dict(sorted(settings.items())))[:8]
-    return Path(out) / task.name / f"{zoo.name}-v{zoo.version}{split}" / name
+    return Path(out) / task.name / f"{zoo.name}-v{zoo.version}{split}{target}" / name
 
 
 def checked_device(device: str | None) -> str:
@@ -136,14 +139,14 @@ class Entrant:
         settings: As text.
         folder: Its run folder.
         seeds: One record for each seed.
-        predictions: Predictions for the test split, ``[seeds, graphs]``.
+        scored: What it said of the test split and what that scored, for each seed.
     """
 
     name: str
     settings: Mapping[str, str]
     folder: Path
     seeds: tuple[SeedResult, ...]
-    predictions: np.ndarray
+    scored: tuple[Scored, ...]
 
 
 @dataclass(frozen=True)
@@ -158,70 +161,87 @@ class Bench:
     train: GraphDataset
     val: GraphDataset
     test: GraphDataset
-    test_scrambled: GraphDataset
-    answers: Answers
+    scrambled: tuple[GraphDataset, ...]
+    exam: Exam
 
     @classmethod
-    def open(cls, task: Task, zoo: Zoo, out: Path, device: str, stages: Stages) -> Bench:
+    def open(
+        cls,
+        task: Task,
+        zoo: str | Path | None = None,
+        *,
+        split: str | None = None,
+        target: str | None = None,
+        out: Path,
+        device: str,
+        stages: Stages = silent_stages,
+    ) -> Bench:
         """Loads the splits; the test split comes without its targets.
 
         Raises:
             SplitError: The zoo lacks the split or the target, or a part of the split has fewer than two networks.
         """
-        found = answers(task, zoo)
-        counts = {part: len(zoo.split(part, name=task.split)) for part in ("train", "val", "test")}
-        if min(counts.values()) < 2:
-            got = ", ".join(f"{count} {part}" for part, count in counts.items())
+        opened = open_zoo(zoo or task.default_zoo)
+        task = task.asked(opened.name, split=split, target=target)
+        rows = {part: opened.split(part, name=task.split) for part in ("train", "val", "test")}
+        if min(map(len, rows.values())) < 2:
+            got = ", ".join(f"{len(found)} {part}" for part, found in rows.items())
             raise SplitError(
-                f"split {task.split!r} of zoo {zoo.name!r} has {got} networks; expected at least two of each: use a larger zoo"
+                f"split {task.split!r} of zoo {opened.name!r} has {got} networks; expected at least two of each: use a larger zoo"
             )
-        train, val = (GraphDataset.from_zoo(zoo, zoo.split(s, name=task.split), target=task.target) for s in ("train", "val"))
-        test = GraphDataset.from_zoo(zoo, zoo.split("test", name=task.split))
-        return cls(task, zoo, out, device, stages, train, val, test, test.scrambled(salt=ORBIT_SALT), found)
+        exam = exam_of(task, opened)
+        train, val = (examples_of(task, opened, part) for part in ("train", "val"))
+        test = networks_of(task, opened, rows["test"])
+        scrambled = tuple(test.scrambled(salt=orbit_salt(copy)) for copy in range(task.num_scrambled))
+        return cls(task, opened, out, device, stages, train, val, test, scrambled, exam)
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The task's baselines that read these networks."""
+        several = len(self.train.bundles) > 1
+        return tuple(name for name in self.task.baselines if not several or method_class(name).info.any_architecture)
+
+    @property
+    def problem(self) -> Problem:
+        """What methods are asked."""
+        return problem_of(self.task, self.zoo)
 
     def measure(self, name: str, settings: Mapping[str, str], seeds: Sequence[int]) -> Entrant:
         """All seeds of a method, those at hand read and the others fitted."""
         folder = run_folder(self.out, self.task, self.zoo, name, settings)
         measured = [self._seed(name, settings, folder, seed) for seed in seeds]
-        return Entrant(name, settings, folder, tuple(record for record, _ in measured), np.stack([s.values for _, s in measured]))
+        records, scored = zip(*measured, strict=True)
+        return Entrant(name, settings, folder, records, scored)
 
     def _seed(self, name: str, settings: Mapping[str, str], folder: Path, seed: int) -> tuple[SeedResult, Scored]:
         place = seed_folder(folder, seed)
         place.mkdir(parents=True, exist_ok=True)
-        identity = self._identity(name, settings, seed)
+        identity = identity_of(self.task, self.zoo, name, settings, seed=seed, device=self.device)
         record = _finished(place, identity)
         if record is None:
-            record = self._fit(name, settings, place, seed, identity)
-        return record, score(self.task, self.answers, Predictions.load(place / PREDICTIONS_FILE))
+            return self._fit(name, settings, place, seed, identity)
+        return record, self.exam.score(Predictions.load(place / PREDICTIONS_FILE))
 
-    def _fit(self, name: str, settings: Mapping[str, str], place: Path, seed: int, identity: str) -> SeedResult:
-        """Fits a method, predicts the test split and its scrambled twin, scores both once."""
-        method, primary = make_method(name, settings), self.task.primary
+    def _fit(self, name: str, settings: Mapping[str, str], place: Path, seed: int, identity: str) -> tuple[SeedResult, Scored]:
+        """Fits a method, questions it about the test split and its scrambled copies, scores all once."""
+        method = tuned_method(self.task, self.zoo, name, settings)
         checkpoint_path = place / f"checkpoint-{identity[:12]}.pt"
         progress = self.stages(f"{name}, seed {seed}")
         budget = Budget(self.task.max_epochs, self.task.num_candidates)
         context = RunContext(seed, budget, device=self.device, checkpoint_path=checkpoint_path, progress=progress)
         fit_s, peak_of_fit = self._train(method, context, spent_path=checkpoint_path.with_suffix(".spent_s"))
         with Usage(self.device) as predicting:
-            values = method.predict(self.test)
-        predictions = Predictions(
-            ids=self.test.ids,
-            values=np.asarray(values, dtype=np.float64),
-            scrambled=np.asarray(method.predict(self.test_scrambled), dtype=np.float64),
-            about={
-                "method": name,
-                "task": self.task.name,
-                "zoo": self.zoo.name,
-                "zoo_sha256": self.zoo.sha256,
-                "split": self.task.split,
-                "seed": seed,
-            },
-        )
-        scored = score(self.task, self.answers, predictions)
+            values = self.exam.ask(method, self.test)
+        scrambled = np.stack([self.exam.ask(method, copy) for copy in self.scrambled])
+        predictions = Predictions(self.exam.ids, values, scrambled, self._about(name, seed))
+        scored = self.exam.score(predictions)
+        self._probe(method, place)
+        peaks = [peak for peak in (peak_of_fit, predicting.peak_memory_bytes) if peak is not None]
         record = SeedResult(
             seed=seed,
             identity=identity,
-            val_score=primary(method.predict(self.val.without_targets()), np.asarray(self.val.targets)),
+            val_score=self._val_score(method),
+            transfer=transfer_scores(self.task, self.zoo, place),
             scores=scored.scores,
             scrambled_scores=scored.scrambled_scores,
             mean_shift=float(scored.shifts.mean()),
@@ -230,73 +250,136 @@ class Bench:
             fit_s=fit_s,
             predict_s=predicting.duration_s,
             num_test=len(self.test),
-            peak_memory_bytes=max((p for p in (peak_of_fit, predicting.peak_memory_bytes) if p is not None), default=None),
+            peak_memory_bytes=max(peaks, default=None),
         )
         predictions.save(place / PREDICTIONS_FILE)
         write_json(place / SEED_FILE, record)
         checkpoint_path.unlink(missing_ok=True)
-        return record
+        return record, scored
+
+    def _about(self, name: str, seed: int) -> dict[str, str | int]:
+        about: dict[str, str | int] = {"method": name, "task": self.task.name, "task_version": self.task.version}
+        about |= {"zoo": self.zoo.name, "zoo_sha256": self.zoo.sha256, "split": self.task.split, "seed": seed}
+        return about | ({} if self.task.target is None else {"target": self.task.target})
+
+    def _probe(self, method: Any, place: Path) -> None:
+        """Keeps what linear probes of a method's embedding say of the other targets, where there are any."""
+        if not hasattr(method, "embed") or not probed_targets(self.task, self.zoo):
+            return
+        for target, found in probe(self.task, self.zoo, method, train=self.train, val=self.val, test=self.test).items():
+            found.save(transfer_file(place, target))
+
+    def _val_score(self, method: Any) -> float | None:
+        """The metric of selection on the val split; None for a task without predictions."""
+        if self.task.kind not in ("regression", "classification"):
+            return None
+        return METRICS[self.task.selection](method.predict(self.val.without_targets()), np.asarray(self.val.targets))
 
     def _train(self, method: Any, context: RunContext, *, spent_path: Path) -> tuple[float, int | None]:
         """Fits a method; gives the seconds, those before an interruption among them, and the peak memory."""
-        primary = self.task.primary
-        problem = Problem(self.task.kind, primary, primary.higher_is_better, self.task.target_bounds)
         spent_s = float(spent_path.read_text()) if spent_path.exists() else 0.0
         fitting = Usage(self.device)
         try:
             with fitting:
-                method.fit(problem, self.train, self.val, context)
+                method.fit(self.problem, self.train, self.val, context)
         except BaseException:
             spent_path.write_text(str(spent_s + fitting.duration_s))
             raise
         spent_path.unlink(missing_ok=True)
         return spent_s + fitting.duration_s, fitting.peak_memory_bytes
 
-    def _identity(self, name: str, settings: Mapping[str, str], seed: int) -> str:
-        """Digest of everything that decides the numbers of a fit, the source code included."""
-        return _digest(
-            {
-                "method": name,
-                "settings": dict(sorted(settings.items())),
-                "task": self.task.model_dump(mode="json"),
-                "zoo_sha256": self.zoo.sha256,
-                "seed": seed,
-                "device": self.device.partition(":")[0],
-                "source": _source_digest(method_class(name)),
-            }
-        )
-
     def report(self, entrant: Entrant, baselines: Mapping[str, Entrant]) -> Result:
         """The result of a method over its seeds, written to its folder."""
-        primary = self.task.primary
+        own = self.exam.resamples(entrant.name, entrant.scored)
 
-        def interval(against: np.ndarray | None) -> IntervalRecord:
-            found = paired_bootstrap(primary, entrant.predictions, self.answers.targets, seed=BOOTSTRAP_SEED, against=against)
-            return IntervalRecord(**dataclasses.asdict(found))
+        def interval(resamples: Resamples) -> IntervalRecord:
+            return IntervalRecord(**dataclasses.asdict(resamples.interval(self.task.confidence)))
 
-        method = make_method(entrant.name, entrant.settings)
-        info = method.info
+        method = tuned_method(self.task, self.zoo, entrant.name, entrant.settings)
+        info, first = method.info, entrant.seeds[0]
         result = Result(
             method=entrant.name,
             title=info.title,
             access=info.access,
             settings=dataclasses.asdict(method.config) if hasattr(method, "config") else {},
             task=self.task.name,
+            task_version=self.task.version,
+            target=self.task.target,
             zoo=self.zoo.name,
             zoo_version=str(self.zoo.version),
             zoo_sha256=self.zoo.sha256,
             split=self.task.split,
-            primary=primary.name,
+            primary=self.task.primary.name,
             seeds=entrant.seeds,
-            scores={m: Spread.of([s.scores[m] for s in entrant.seeds]) for m in self.task.metrics},
-            scrambled_scores={m: Spread.of([s.scrambled_scores[m] for s in entrant.seeds]) for m in self.task.metrics},
-            interval=interval(None),
-            differences={name: interval(other.predictions) for name, other in baselines.items()},
+            scores={m: Spread.of([s.scores[m] for s in entrant.seeds]) for m in first.scores},
+            scrambled_scores={m: Spread.of([s.scrambled_scores[m] for s in entrant.seeds]) for m in first.scores},
+            interval=interval(own),
+            differences={name: interval(own.minus(self.exam.resamples(name, other.scored))) for name, other in baselines.items()},
             environment=current_environment(self.device),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         result.save(entrant.folder)
         return result
+
+
+def networks_of(task: Task, zoo: Zoo, rows: np.ndarray) -> GraphDataset:
+    """Some networks of a zoo as methods get them for a task, without targets.
+
+    Recipe columns hold no answer: the one that is asked about is left out. Where that is the activation, which stands in the
+    topology, networks that differ in it alone have the same topology, and cannot be run.
+    """
+    networks = GraphDataset.from_zoo(zoo, rows)
+    known = {name: column for name, column in networks.hyperparameters.items() if name != task.target}
+    networks = dataclasses.replace(networks, hyperparameters=known)
+    return networks.without_activations() if task.target == "activation" else networks
+
+
+def examples_of(task: Task, zoo: Zoo, part: str) -> GraphDataset:
+    """A part of the split of a zoo as methods learn from it, with answers where the task has any."""
+    rows = zoo.split(part, name=task.split)
+    networks = networks_of(task, zoo, rows)
+    if task.target is None:
+        return networks
+    return dataclasses.replace(networks, targets=targets_of(task, zoo, rows, classes_of(task, zoo)))
+
+
+def problem_of(task: Task, zoo: Zoo) -> Problem:
+    """What a task, about one target, asks of methods on a zoo."""
+    metric = None if task.kind == "merging" else METRICS[task.selection]
+    is_better = metric is None or metric.higher_is_better
+    return Problem(task.kind, metric, is_better, task.target_bounds, classes_of(task, zoo))
+
+
+def tuned_method(task: Task, zoo: Zoo, name: str, settings: Mapping[str, str]) -> Any:
+    """A method as it is tuned for a task and zoo, but for the settings."""
+    return make_method(name, settings, task=task.name, zoo=zoo.name)
+
+
+def identity_of(task: Task, zoo: Zoo, name: str, settings: Mapping[str, str], *, seed: int, device: str) -> str:
+    """Digest of everything that decides the numbers of a fit, the source code included."""
+    return _digest(
+        {
+            "method": name,
+            "settings": repr(getattr(tuned_method(task, zoo, name, settings), "config", None)),
+            "task": task.model_dump(mode="json"),
+            "zoo_sha256": zoo.sha256,
+            "seed": seed,
+            "device": device.partition(":")[0],
+            "source": _source_digest(method_class(name)),
+        }
+    )
+
+
+def is_measured(task: Task, zoo: Zoo, name: str, seeds: Sequence[int], *, out: str | Path, device: str) -> bool:
+    """Whether a method has a result of just these seeds that the same code made."""
+    folder = run_folder(out, task, zoo, name, {})
+    if not (folder / RESULT_FILE).exists():
+        return False
+    wanted = [identity_of(task, zoo, name, {}, seed=seed, device=device) for seed in seeds]
+    try:
+        return [seed.identity for seed in Result.load(folder).seeds] == wanted
+    except ResultError:
+        return False
 
 
 def _finished(place: Path, identity: str) -> SeedResult | None:
@@ -315,6 +398,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+@cache
 def _source_digest(cls: type) -> str:
     """Digest of the Python files of ngbench, but for how it prints, and of the method's package, or of its one file."""
     root = Path(__file__).resolve().parents[1]

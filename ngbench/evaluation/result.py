@@ -29,11 +29,13 @@ class SeedResult(_Record):
     Attributes:
         seed: Its seed.
         identity: Digest of everything that decides the numbers: method and its source, settings, task, zoo, seed.
-        val_score: Primary metric on the val split.
+        val_score: The metric of selection on the val split; None for a task without predictions.
         scores: Metrics on the test split, by name.
-        scrambled_scores: The same on the orbit-scrambled test split.
-        mean_shift: Mean absolute difference between the predictions for a network and for its scrambled twin.
-        largest_shift: The largest of these differences.
+        scrambled_scores: The same on that orbit-scrambled copy of the test split on which the primary metric is worst.
+        transfer: The primary metric of linear probes of the embedding, by target; empty where the task has one target.
+        mean_shift: How far what is said of a network moves when it is scrambled, mean over networks: the difference of numbers,
+            the total variation of probabilities, 1 minus the cosine of embeddings, the share of nodes matched otherwise.
+        largest_shift: The largest over networks.
         num_parameters: Learned numbers of the method.
         fit_s: Seconds of training, selection included.
         predict_s: Seconds to predict the test split once.
@@ -43,9 +45,10 @@ class SeedResult(_Record):
 
     seed: int
     identity: str
-    val_score: float
+    val_score: float | None
     scores: dict[str, float]
     scrambled_scores: dict[str, float]
+    transfer: dict[str, float] = {}
     mean_shift: float
     largest_shift: float
     num_parameters: int
@@ -86,6 +89,8 @@ class Result(_Record):
         access: What the method reads; tracks are never mixed.
         settings: The method's configuration.
         task: Name of the task.
+        task_version: Of its protocol.
+        target: Column that was asked about; None for merging.
         zoo: Name of the zoo.
         zoo_version: Its version.
         zoo_sha256: Of the zoo file.
@@ -100,12 +105,14 @@ class Result(_Record):
         created: Date and time of the run, UTC.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     method: str
     title: str
     access: str
     settings: dict[str, object]
     task: str
+    task_version: int
+    target: str | None
     zoo: str
     zoo_version: str
     zoo_sha256: str

@@ -18,6 +18,8 @@ from ngbench.registry import Registry
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
+TWO_THREADS: Mapping[str, str] = MappingProxyType({"num_threads": "2"})
+
 READING = "reading"
 """The table of `BENCHMARKS`, which need no method."""
 
@@ -33,8 +35,8 @@ class Wanted:
         device: Torch device.
         repeats: Of each cell.
         settings: Of every method, beside or in place of those that a row has.
-        num_threads: CPU threads of methods that have such a setting; None for two, as the authors' code had, in a configuration,
-            and for what is usual in a method.
+        num_threads: CPU threads of methods that have such a setting; None for two, as the authors' code had, in a configuration
+            and on a large network, and for what is usual in a method.
     """
 
     names: tuple[str, ...] = ()
@@ -47,8 +49,8 @@ class Wanted:
 
     def cell(self, method: str, case: str, *, settings: Mapping[str, str] = NO_SETTINGS, **parts: Any) -> Cell:
         """A cell of a method, under its own name unless told otherwise."""
-        takes_threads = self.num_threads is not None and hasattr(getattr(method_class(method), "Config", None), "num_threads")
-        chosen = {**settings, **self.settings, **({"num_threads": str(self.num_threads)} if takes_threads else {})}
+        threads = {"num_threads": str(self.num_threads)} if self.num_threads is not None and _takes_threads(method) else {}
+        chosen = {**settings, **self.settings, **threads}
         options = {"name": method, "method": method, "case": case, "device": self.device, "repeats": self.repeats}
         return Cell.model_validate({**options, "settings": chosen, **parts})
 
@@ -159,7 +161,11 @@ def _configurations(wanted: Wanted) -> list[Cell]:
 
 
 def _on_two_threads(configuration: Configuration) -> dict[str, str]:
-    return {"num_threads": "2", **configuration.settings}
+    return {**TWO_THREADS, **configuration.settings}
+
+
+def _takes_threads(method: str) -> bool:
+    return hasattr(getattr(method_class(method), "Config", None), "num_threads")
 
 
 def _growth(wanted: Wanted) -> list[Cell]:
@@ -176,8 +182,9 @@ def _growth(wanted: Wanted) -> list[Cell]:
 
 def _large(wanted: Wanted) -> list[Cell]:
     return [
-        wanted.cell(method, "resnet50", name=f"{method}, {what}", what=what)
+        wanted.cell(method, "resnet50", name=f"{method}, {what}", what=what, settings=settings)
         for method in wanted.methods or ("ng-gnn",)
+        for settings in [TWO_THREADS if _takes_threads(method) else NO_SETTINGS]
         for what in ("steps", "embedding")
     ]
 

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from ngbench.graph.layout import unpack
 from ngbench.graph.topology import Topology
 from ngbench.graph.trace import walk_module
 from ngbench.graph.walk import Walk
+
+Shown = Literal["given", "sum"]
+_Key = tuple[str, Shown]
 
 
 class Program:
@@ -43,9 +46,13 @@ class Program:
         self.topology = topology
         self._shapes = _input_shapes(walk)
         self.inputs = {name: shape[len(batch) :] for name, (batch, shape) in self._shapes.items()}
-        taps = {name: tap for name, units in walk.draft.units.items() if (tap := _tap(walk, units)) is not None}
+        units_of: dict[_Key, Units] = {(name, "given"): units for name, units in walk.draft.units.items()}
+        units_of |= {(name, "sum"): replace(units, text="") for name, units in walk.draft.units.items() if units.text}
+        taps = {key: tap for key, units in units_of.items() if (tap := _tap(walk, units)) is not None}
+        # a unit without a function gives its sum
+        taps |= {(name, "sum"): tap for (name, _), tap in taps.items() if not walk.draft.units[name].text}
         self._graph, copies = _functional(walk.program.graph, [tap.node for tap in taps.values()])
-        self._taps = {name: replace(tap, node=copies[tap.node]) for name, tap in taps.items()}
+        self._taps = {key: replace(tap, node=copies[tap.node]) for key, tap in taps.items()}
         self._variants: dict[tuple[Topology, ...], Program] = {}
         paths = {
             **signature.inputs_to_parameters,
@@ -57,7 +64,7 @@ class Program:
         self._paths = {name: paths.get(name) for name in names}
         self._constants = {path: stored[path].detach() for path in self._paths.values() if path is not None and path not in shown}
         self._dtype = next((entry.dtype for entry in stored.values() if _is_real(entry)), torch.get_default_dtype())
-        self._functions: dict[tuple[torch.dtype, torch.device], _Function] = {}
+        self._functions: dict[tuple[tuple[_Key, ...], torch.dtype, torch.device], _Function] = {}
 
     @classmethod
     def of(
@@ -101,12 +108,12 @@ class Program:
         program = copy.copy(self)
         program.topology, program._functions, program._variants = topologies[0], {}, {}
         program._graph, copies = _copied(self._graph)
-        program._taps = {name: replace(tap, node=copies[tap.node]) for name, tap in self._taps.items()}
+        program._taps = {key: replace(tap, node=copies[tap.node]) for key, tap in self._taps.items()}
         choice = None
         for own, *groups in zip(self.topology.groups, *(topology.groups for topology in topologies), strict=True):
             names = [group.activation for group in groups]
             if set(names) != {own.activation}:
-                tap = program._taps.get(own.name)
+                tap = program._taps.get((own.name, "given"))
                 if choice is None and len(set(names)) > 1:
                     choice = _add_choice(program._graph)
                 _exchange(own.name, None if tap is None else tap.node, (own.activation, *names), choice)
@@ -128,8 +135,64 @@ class Program:
         Raises:
             GraphError: The inputs have other shapes than the module's, or the rows another length.
         """
+        keys: tuple[_Key, ...] = tuple((group.name, "given") for group in self.topology.groups)
+        found = {key[0]: tap.read(result) for key, (tap, result) in self._run(keys, values, inputs, variant).items()}
+        num_probes = len(inputs[0] if isinstance(inputs, tuple) else inputs)
+        rows = [
+            found[group.name] if group.name in found else values.new_zeros(()).expand(len(values), num_probes, group.size)
+            for group in self.topology.groups
+        ]
+        return torch.cat(rows, dim=-1).permute(2, 0, 1)
+
+    def outputs(self, values: Tensor, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """What the output nodes give, as `activations` has it, ``[graphs, probes, outputs]``.
+
+        Args:
+            values: As of `activations`.
+            inputs: As of `activations`.
+
+        Raises:
+            GraphError: As of `activations`.
+        """
+        keys: tuple[_Key, ...] = tuple((group.name, "given") for group in self.topology.groups if group.role == "output")
+        return torch.cat([tap.read(result) for tap, result in self._run(keys, values, inputs, None).values()], dim=-1)
+
+    def moments(
+        self, values: Tensor, inputs: Tensor | tuple[Tensor, ...], *, of: Shown, groups: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Means over inputs and positions of what units show, and of its square; both zero where no tensor shows it.
+
+        Args:
+            values: As of `activations`.
+            inputs: As of `activations`.
+            of: ``"given"``, as of `activations`, or ``"sum"``, what enters a unit's activation function.
+            groups: Names of the node groups that are asked for, the others getting zeros; None for all.
+
+        Returns:
+            ``[graphs, nodes]`` twice.
+
+        Raises:
+            GraphError: As of `activations`.
+        """
+        keys: tuple[_Key, ...] = tuple((g.name, of) for g in self.topology.groups if groups is None or g.name in groups)
+        runs = {key[0]: run for key, run in self._run(keys, values, inputs, None).items()}
+        none = values.new_zeros(())
+        parts = []
+        for group in self.topology.groups:
+            if group.name in runs:
+                tap, result = runs[group.name]
+                parts.append((tap.read(result).mean(1), tap.read(result.square()).mean(1)))
+            else:
+                parts.append((none.expand(len(values), group.size),) * 2)
+        means, squares = zip(*parts, strict=True)
+        return torch.cat(means, dim=1), torch.cat(squares, dim=1)
+
+    def _run(
+        self, keys: tuple[_Key, ...], values: Tensor, inputs: Tensor | tuple[Tensor, ...], variant: Tensor | None
+    ) -> dict[_Key, tuple[_Tap, Tensor]]:
+        """Tensors ``[graphs, probes, *shape]`` that show units, and where they stand in them, for those keys that any shows."""
         given = self._checked(inputs if isinstance(inputs, tuple) else (inputs,))
-        function, constants, taps = self._function(values.dtype, values.device)
+        function, constants, taps = self._function(keys, values.dtype, values.device)
         entries = unpack(self.topology, values)
         stored = constants | entries
         chosen = {} if variant is None else {_CHOICE: variant}
@@ -139,13 +202,7 @@ class Program:
         # fused kernels for attention know no networks of their own weights: torch would run them one by one
         with sdpa_kernel(SDPBackend.MATH):
             results = torch.func.vmap(torch.func.vmap(function, of_inputs), of_graphs)(*arguments)
-        found = {name: tap.read(result) for (name, tap), result in zip(taps.items(), results, strict=True)}
-        num_probes = len(next(iter(given.values())))
-        rows = [
-            found[group.name] if group.name in found else values.new_zeros(()).expand(len(values), num_probes, group.size)
-            for group in self.topology.groups
-        ]
-        return torch.cat(rows, dim=-1).permute(2, 0, 1)
+        return {key: (tap, result) for (key, tap), result in zip(taps.items(), results, strict=True)}
 
     def _checked(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """The inputs by name."""
@@ -155,13 +212,14 @@ class Program:
             raise GraphError(f"probe inputs have shapes {', '.join(map(str, got)) or 'none'}; expected {wanted}")
         return dict(zip(self.inputs, inputs, strict=True))
 
-    def _function(self, dtype: torch.dtype, device: torch.device) -> _Function:
-        """The operations up to the activations for numbers of some type, what they read by path, and where activations stand.
+    def _function(self, keys: tuple[_Key, ...], dtype: torch.dtype, device: torch.device) -> _Function:
+        """The operations up to some units for numbers of some type, what they read by path, and where the units stand.
 
         All is kept on the device, so that a call copies nothing to it and can be captured as a CUDA graph.
         """
-        if (dtype, device) not in self._functions:
-            module = fx.GraphModule(nn.Module(), _in_type(self._graph, {self._dtype: dtype}, device))
+        if (keys, dtype, device) not in self._functions:
+            taps = {key: self._taps[key].to(device) for key in keys if key in self._taps}
+            module = fx.GraphModule(nn.Module(), _in_type(self._graph, [*self._taps], [*taps], {self._dtype: dtype}, device))
             shapes = [self._shapes.get(name) for name in self._paths]
 
             def function(*arguments: Tensor) -> Any:
@@ -172,9 +230,8 @@ class Program:
                 return module(*batched)
 
             constants = {path: entry.to(device, dtype if _is_real(entry) else None) for path, entry in self._constants.items()}
-            taps = {name: tap.to(device) for name, tap in self._taps.items()}
-            self._functions[dtype, device] = function, constants, taps
-        return self._functions[dtype, device]
+            self._functions[keys, dtype, device] = function, constants, taps
+        return self._functions[keys, dtype, device]
 
 
 @dataclass(frozen=True)
@@ -209,7 +266,7 @@ class _Tap:
         return result.flatten(2 + len(self.order)).mean(-1).reshape(*result.shape[:2], -1)
 
 
-_Function = tuple[Callable[..., Any], dict[str, Tensor], dict[str, _Tap]]
+_Function = tuple[Callable[..., Any], dict[str, Tensor], dict[_Key, _Tap]]
 
 
 def _tap(walk: Walk, units: Units) -> _Tap | None:
@@ -399,8 +456,22 @@ def _batch_norm(
     return images * factor.view(shape) + offset.view(shape)
 
 
-def _in_type(graph: fx.Graph, dtypes: Mapping[torch.dtype, torch.dtype], device: torch.device) -> fx.Graph:
-    """A copy of the operations that makes numbers of other types, on another device, where it names them."""
+def _in_type(
+    graph: fx.Graph,
+    keys: Sequence[_Key],
+    wanted: Sequence[_Key],
+    dtypes: Mapping[torch.dtype, torch.dtype],
+    device: torch.device,
+) -> fx.Graph:
+    """A copy of the operations that gives some of the results and makes numbers of other types, on another device.
+
+    Args:
+        graph: The operations.
+        keys: What its results are.
+        wanted: Those that the copy gives.
+        dtypes: Types for which it names others.
+        device: That it names.
+    """
 
     def adapted(argument: Any) -> Any:
         if isinstance(argument, torch.dtype):
@@ -408,6 +479,9 @@ def _in_type(graph: fx.Graph, dtypes: Mapping[torch.dtype, torch.dtype], device:
         return device if isinstance(argument, torch.device) else argument
 
     found, _ = _copied(graph)
+    results: Any = found.output_node().args[0]
+    found.output_node().args = (tuple(results[keys.index(key)] for key in wanted),)
+    found.eliminate_dead_code()
     for node in found.nodes:
         if node.op == "call_function":
             node.args = map_aggregate(node.args, adapted)

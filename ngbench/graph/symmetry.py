@@ -131,9 +131,25 @@ class SymmetryGroup:
         moved = moves.act(split_rows(self.topology, rows))
         return torch.cat([values.flatten(1) for values in moved], dim=1) if moved else rows.clone()
 
+    def permutations(self, seeds: np.ndarray) -> dict[str, Tensor]:
+        """How `scramble` permutes the nodes of each group that moves, int64 ``[seeds, nodes]``.
+
+        Args:
+            seeds: Integers from 0 to 2**64 - 1, uint64 ``[seeds]``.
+        """
+        drawn: dict[str, np.ndarray] = {}
+        counter = 0
+        for index in self.indices:
+            shape = (*(self._sizes[name] for name in index.parents), index.size)
+            keys = _keys(seeds, counter, math.prod(shape)).reshape(len(seeds), *shape)
+            drawn[index.name] = np.argsort(keys, axis=-1, kind="stable")
+            counter += math.prod(shape)
+        found = {name: self._of_nodes(name, drawn, len(seeds)) for name in self.moving_groups}
+        return {name: torch.from_numpy(nodes) for name, nodes in found.items()}
+
     def _draw(self, seeds: np.ndarray) -> _Moves:
         """One element per seed."""
-        return _Moves(self.topology, self._draw_permutations(seeds), *self._draw_factors(seeds))
+        return _Moves(self.topology, self.permutations(seeds), *self._draw_factors(seeds))
 
     def _draw_factors(self, seeds: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """For each node group that has any the scales and the shifts per seed, ``[seeds, nodes]``."""
@@ -155,20 +171,76 @@ class SymmetryGroup:
         found = [{name: torch.from_numpy(np.asarray(values)) for name, values in part.items()} for part in (scales, shifts)]
         return found[0], found[1]
 
-    def _draw_permutations(self, seeds: np.ndarray) -> dict[str, Tensor]:
-        """For each node group that moves, one permutation per seed, int64 ``[seeds, nodes]``."""
-        drawn: dict[str, np.ndarray] = {}
-        counter = 0
+    @cached_property
+    def moving_groups(self) -> tuple[str, ...]:
+        """Names of the node groups that move."""
+        moving = {index.name for index in self.indices}
+        return tuple(g.name for g in self.topology.groups if any(i.name in moving for i in self.topology.indices_of(g.name)))
+
+    def element(self, moves: Mapping[str, np.ndarray]) -> GroupElement:
+        """The element that permutes indices so.
+
+        Args:
+            moves: For each index that moves an int64 array ``[*sizes of its parents, size]``, as `moves` gives it: entry i of an
+                acted index is entry ``moves[..., i]`` of the original, in that entry of the parents; indices left out stay.
+
+        Raises:
+            GraphError: A name is no index that moves, or its array no permutation.
+        """
+        known = {index.name: index for index in self.indices}
+        for name, move in moves.items():
+            if name not in known:
+                raise GraphError(f"index {name!r} does not move; expected one of {', '.join(known) or 'none'}")
+            shape = (*(self._sizes[parent] for parent in known[name].parents), known[name].size)
+            if move.shape != shape or move.dtype.kind not in "iu" or not (np.sort(move, axis=-1) == np.arange(shape[-1])).all():
+                raise GraphError(
+                    f"move of index {name!r} has shape {move.shape} and type {move.dtype}, and entries from {move.min()} to "
+                    f"{move.max()}; expected permutations of {shape[-1]} entries of shape {shape}"
+                )
+        batched = {name: move[None].astype(np.int64) for name, move in moves.items()}
+        return GroupElement(
+            self.topology, {name: torch.from_numpy(self._of_nodes(name, batched, 1)[0]) for name in self.moving_groups}
+        )
+
+    def moves(self, permutations: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How each index moves where the nodes of groups do: the inverse of `element`.
+
+        Args:
+            permutations: For each node group an int64 array ``[nodes]``; groups left out stay.
+
+        Raises:
+            GraphError: No element of the group permutes the nodes so.
+        """
+        found: dict[str, np.ndarray] = {}
+        nodes = {g.name: np.asarray(permutations.get(g.name, np.arange(g.size))) for g in self.topology.groups}
+        for g in self.topology.groups:
+            if nodes[g.name].shape != (g.size,) or nodes[g.name].dtype.kind not in "iu":
+                got = f"{nodes[g.name].dtype} {list(nodes[g.name].shape)}"
+                raise GraphError(f"the permutation of group {g.name!r} is {got}; expected integers [{g.size}]")
+            if not (np.sort(nodes[g.name]) == np.arange(g.size)).all():
+                raise GraphError(f"what is said of group {g.name!r} is no permutation of its {g.size} nodes; expected each once")
         for index in self.indices:
-            shape = (*(self._sizes[name] for name in index.parents), index.size)
-            keys = _keys(seeds, counter, math.prod(shape)).reshape(len(seeds), *shape)
-            drawn[index.name] = np.argsort(keys, axis=-1, kind="stable")
-            counter += math.prod(shape)
-        return {
-            g.name: torch.from_numpy(self._of_nodes(g.name, drawn, len(seeds)))
-            for g in self.topology.groups
-            if any(index.name in drawn for index in self.topology.indices_of(g.name))
-        }
+            found[index.name] = self._move_of(index, nodes)
+        batched = {name: move[None] for name, move in found.items()}
+        wrong = [name for name, given in nodes.items() if not (self._of_nodes(name, batched, 1)[0] == given).all()]
+        if wrong:
+            raise GraphError(
+                f"the nodes of group {wrong[0]!r} are permuted as no symmetry does; expected groups that share an index to move "
+                "alike, units to stay in their heads, inputs and outputs to stay"
+            )
+        return found
+
+    def _move_of(self, index: Index, nodes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the first group of an index says of it, ``[*sizes of its parents, size]``."""
+        name = next(name for name in nodes if index in self.topology.indices_of(name))
+        own = self.topology.indices_of(name)
+        names = [other.name for other in own]
+        acted = np.unravel_index(nodes[name], [other.size for other in own])[names.index(index.name)]
+        kept = (*index.parents, index.name)
+        table = acted.reshape([other.size for other in own])
+        order = [names.index(axis) for axis in kept]
+        rest = [axis for axis in range(len(own)) if axis not in order]
+        return table.transpose(*order, *rest).reshape(*(own[axis].size for axis in order), -1)[..., 0]
 
     def _of_nodes(self, group_name: str, drawn: Mapping[str, np.ndarray], num_seeds: int) -> np.ndarray:
         """The permutation of a group's nodes that those of its indices make, ``[seeds, nodes]``."""

@@ -15,6 +15,9 @@ from ngbench.graph.layout import show, split_rows, unpack
 from ngbench.graph.neural_graph import pad_kernel
 from ngbench.loading.probes import Programs
 
+HIDDEN = "hidden"
+"""Stands for an activation that is not told."""
+
 
 @dataclass(frozen=True)
 class GraphBundle:
@@ -41,6 +44,10 @@ class GraphBundle:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def rows(self, rows: Tensor) -> GraphBundle:
+        """Some of the networks, int64 ``[graphs]``; they keep their index."""
+        return replace(self, variant=self.variant[rows], values=self.values[rows], index=self.index[rows])
 
     def slots(self) -> dict[tuple[str, str | None], Tensor]:
         """Views of the values by owner and feature: ``[graphs, targets, sources, kernel]`` and ``[graphs, nodes]``."""
@@ -122,6 +129,15 @@ class GraphBundle:
                 "are known; expected networks of a zoo, or programs given to GraphDataset.from_graphs"
             )
         return self.programs(topology)
+
+    def without_activations(self) -> GraphBundle:
+        """The bundle with one topology, whose groups have activation ``"hidden"`` where those of the variants differ."""
+        groups = list(self.topology.groups)
+        for place, group in enumerate(groups):
+            if any(variant.groups[place] != group for variant in self.variants):
+                groups[place] = replace(group, activation=HIDDEN, pooling=())
+        topology = replace(self.topology, groups=tuple(groups))
+        return replace(self, variants=(topology,), variant=torch.zeros_like(self.variant), programs=None)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> GraphBundle:
         """The bundle on another device, its values in another dtype."""

@@ -25,7 +25,7 @@ class GraphDataset:
 
     Args:
         ids: Id of each network, ``[graphs]``.
-        bundles: The networks by structure; a bundle's `index` is the position in `ids`.
+        bundles: The networks by structure; a bundle's `index` is the position in `ids`, and they are put in its order.
         targets: What the task asks for, ``[graphs]`` or ``[graphs, outputs]``; None where the task keeps it to itself.
         hyperparameters: Recipe columns by name, ``[graphs]`` each.
     """
@@ -34,6 +34,9 @@ class GraphDataset:
     bundles: tuple[GraphBundle, ...]
     targets: np.ndarray | None
     hyperparameters: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bundles", tuple(map(_in_order, self.bundles)))
 
     @classmethod
     def from_zoo(cls, zoo: Zoo, rows: np.ndarray, *, target: str | None = None) -> GraphDataset:
@@ -110,6 +113,13 @@ class GraphDataset:
         """The same networks with the targets withheld."""
         return replace(self, targets=None)
 
+    def without_activations(self) -> GraphDataset:
+        """The same values on topologies that do not tell which activation a network has, where networks of a structure differ.
+
+        Such networks cannot be run.
+        """
+        return replace(self, bundles=tuple(bundle.without_activations() for bundle in self.bundles))
+
     def to(self, device: torch.device | str) -> GraphDataset:
         """The same networks on another device."""
         return replace(self, bundles=tuple(bundle.to(device) for bundle in self.bundles))
@@ -126,7 +136,7 @@ class GraphDataset:
         if len(self.bundles) == 1:
             bundle = self.bundles[0]
             rows, index = wanted.to(bundle.values.device), torch.arange(len(wanted), device=bundle.values.device)
-            return GraphBatch((replace(bundle, variant=bundle.variant[rows], values=bundle.values[rows], index=index),))
+            return GraphBatch((replace(bundle.rows(rows), index=index),))
         place = torch.empty(len(self), dtype=torch.int64)
         owner = torch.empty(len(self), dtype=torch.int64)
         for number, bundle in enumerate(self.bundles):
@@ -137,7 +147,7 @@ class GraphDataset:
             if len(index):
                 device = bundle.values.device
                 rows, index = place[wanted[index]].to(device), index.to(device)
-                picked.append(replace(bundle, variant=bundle.variant[rows], values=bundle.values[rows], index=index))
+                picked.append(replace(bundle.rows(rows), index=index))
         return GraphBatch(tuple(picked))
 
     def batches(self, size: int, *, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, GraphBatch]]:
@@ -149,7 +159,7 @@ class GraphDataset:
 
     def scrambled(self, *, salt: str) -> GraphDataset:
         """Every network replaced by a random equivalent one, drawn from the hash of salt and id: the same for everyone."""
-        seeds = np.array([_seed(salt, id) for id in self.ids], dtype=np.uint64)
+        seeds = np.array([scramble_seed(salt, id) for id in self.ids], dtype=np.uint64)
         bundles = [
             replace(bundle, values=symmetry.group(bundle.topology).scramble(bundle.values, seeds[bundle.index.numpy()]))
             for bundle in self.bundles
@@ -177,9 +187,16 @@ class GraphDataset:
                 f"{reader} was asked for another architecture than it was fitted on; expected the same: "
                 "use a method that reads any, such as ng-gnn"
             )
-        order = torch.argsort(bundle.index)
-        return replace(bundle, variant=bundle.variant[order], values=bundle.values[order], index=bundle.index[order])
+        return bundle
 
 
-def _seed(salt: str, network_id: str) -> int:
+def _in_order(bundle: GraphBundle) -> GraphBundle:
+    """A bundle whose networks stand in the order of their `index`."""
+    if bool((bundle.index.diff() > 0).all()):
+        return bundle
+    return bundle.rows(torch.argsort(bundle.index))
+
+
+def scramble_seed(salt: str, network_id: str) -> int:
+    """Seed of the symmetry element by which `GraphDataset.scrambled` moves a network."""
     return int.from_bytes(hashlib.sha256(f"{salt}/{network_id}".encode()).digest()[:8], "little")

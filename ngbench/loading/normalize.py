@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,10 @@ LOGARITHMIC = ("running_var",)
 
 SMALLEST_VARIANCE = 1e-5
 """Added to a running variance before its logarithm is taken, as batch norm adds it before it divides."""
+
+
+MOST_PLACED = 2**26
+"""Values, at most, whose means and standard deviations are kept on devices, unless one network has more: 512 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,13 @@ class Normalization:
 
     by_structure: dict[str, tuple[Tensor, Tensor]]
     by_kind: dict[str, tuple[float, float]]
-    _placed: dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _placed: dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what was placed is left out of copies and pickles, which place it anew
+        return {**vars(self), "_placed": {}}
 
     @classmethod
     def fit(cls, train: GraphDataset) -> Normalization:
@@ -73,10 +84,15 @@ class Normalization:
         return GraphBatch(tuple(bundles))
 
     def _statistics(self, topology: Topology, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std ``[values]`` on the device and in the format of some values, where they stay for the next batch."""
+        """Mean and std ``[values]`` on the device and in the format of some values, where they stay for the next batch.
+
+        Those that have stayed longest make room for new ones.
+        """
         key = topology.structure, like.device, like.dtype
         if key not in self._placed:
             mean, std = self._of_structure(topology)
+            while self._placed and sum(len(kept) for kept, _ in self._placed.values()) + len(mean) > MOST_PLACED:
+                del self._placed[next(iter(self._placed))]
             self._placed[key] = mean.to(like), std.to(like)
         return self._placed[key]
 

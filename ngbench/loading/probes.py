@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ngbench.errors import GraphError
+from ngbench.errors import GraphError, SplitError, UnknownNameError
 from ngbench.graph import Program, Topology
 from ngbench.zoo.architectures import Architecture, build, example_input
+from ngbench.zoo.fit import grey_values, points_of
 from ngbench.zoo.images import load_images
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe, parse_recipe
 
 if TYPE_CHECKING:
     from ngbench.store import Zoo
+
+Part = Literal["train", "val", "test"]
+PARTS = get_args(Part)
 
 
 class Programs(Protocol):
@@ -70,30 +74,77 @@ class ZooPrograms:
             )
         return _program(self._architectures[topology.digest]).variant(topology)
 
-    def images(self, num_images: int, *, seed: int = 0) -> Tensor:
-        """Training images that the zoo's networks were trained on, float32 ``[images, channels, height, width]``.
+    def inputs(self, num_inputs: int, *, part: Part = "train", seed: int = 0) -> Tensor:
+        """Inputs like those that the zoo's networks were trained on.
 
-        They are drawn from the zoo's corpora in turn, so that each gives as many as the others.
+        Of classifiers these are images, float32 ``[inputs, channels, height, width]``, drawn from the zoo's corpora in
+        turn, so that each gives as many as the others; of implicit neural representations places of pixels, ``[inputs, 2]``. No
+        input stands twice, as long as there are enough.
 
         Args:
-            num_images: How many.
+            num_inputs: How many.
+            part: ``"train"``; or ``"val"`` or ``"test"``, of which no network was trained on any image.
             seed: Which ones.
         """
-        rng = np.random.default_rng(seed)
-        spec = self._recipe.images
-        of_corpora = [load_images(spec, corpus).train_images for corpus in spec.corpora]
-        drawn = [images[rng.permutation(len(images))] for images in of_corpora]
-        chosen = [drawn[i % len(drawn)][i // len(drawn) % len(drawn[i % len(drawn)])] for i in range(num_images)]
+        rng, recipe = np.random.default_rng(seed), self._recipe
+        known = (
+            [points_of(recipe.corpus)]
+            if isinstance(recipe, InrRecipe)
+            else [getattr(load_images(recipe.images, corpus), f"{part}_images") for corpus in recipe.images.corpora]
+        )
+        drawn = [inputs[rng.permutation(len(inputs))] for inputs in known]
+        chosen = [drawn[i % len(drawn)][i // len(drawn) % len(drawn[i % len(drawn)])] for i in range(num_inputs)]
         return torch.from_numpy(np.stack(chosen))
 
+    @property
+    def gives_classes(self) -> bool:
+        """Whether the networks' outputs are logits of classes; otherwise they are values, such as those of pixels."""
+        return not isinstance(self._recipe, InrRecipe)
+
+    def labelled(
+        self, part: Part, num_inputs: int | None = None, *, seed: int = 0, corpus: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs with what the zoo's networks should give for them.
+
+        Of classifiers: images ``[inputs, channels, height, width]`` of a part of a corpus, and their classes, int64 ``[inputs]``.
+        Of implicit neural representations: places of pixels ``[inputs, 2]``, the same ones in each part, and the values there of
+        every image of the corpus, ``[images, inputs, channels]``; a network's own is at its ``image_index``.
+
+        Args:
+            part: ``"train"``, ``"val"`` or ``"test"``.
+            num_inputs: How many, drawn at random; None for all, in the corpus's order.
+            seed: Which ones.
+            corpus: One of the zoo's corpora; None for the first.
+
+        Raises:
+            UnknownNameError: The zoo has no such corpus.
+            SplitError: There is no such part.
+        """
+        recipe = self._recipe
+        names = (recipe.corpus,) if isinstance(recipe, InrRecipe) else recipe.images.corpora
+        if corpus is not None and corpus not in names:
+            raise UnknownNameError(f"corpus of zoo {self._zoo.name!r}", corpus, names)
+        if part not in PARTS:
+            raise SplitError(f"corpora have no part {part!r}; expected one of {', '.join(PARTS)}")
+        if isinstance(recipe, InrRecipe):
+            inputs, targets = points_of(recipe.corpus), grey_values(recipe.corpus)
+        else:
+            splits = load_images(recipe.images, corpus)
+            inputs, targets = getattr(splits, f"{part}_images"), getattr(splits, f"{part}_labels")
+        rows = np.arange(len(inputs))
+        if num_inputs is not None:
+            rows = np.random.default_rng(seed).permutation(rows)[:num_inputs]
+        of_inputs = targets[:, rows] if isinstance(recipe, InrRecipe) else targets[rows]
+        return torch.from_numpy(inputs[rows]), torch.from_numpy(of_inputs)
+
     @cached_property
-    def _recipe(self) -> Recipe:
+    def _recipe(self) -> ClassifierRecipe | InrRecipe:
         if self._zoo.info.recipe is None:
             raise GraphError(
                 f"zoo {self._zoo.name!r} holds no recipe, so its networks cannot be run on probes; "
                 "expected a zoo that ngbench generated: use a method that reads weights alone"
             )
-        return Recipe.model_validate(self._zoo.info.recipe)
+        return parse_recipe(self._zoo.info.recipe, source=f"the recipe of zoo {self._zoo.name!r}")
 
     @cached_property
     def _architectures(self) -> Mapping[str, Architecture]:
@@ -106,4 +157,4 @@ class ZooPrograms:
 
 @lru_cache(maxsize=1024)
 def _program(architecture: Architecture) -> Program:
-    return Program.of(build(architecture, "relu"), example_input(architecture))
+    return Program.of(build(architecture, architecture.activations[0]), example_input(architecture))

@@ -24,13 +24,18 @@ def r2(predictions: np.ndarray, targets: np.ndarray) -> float:
     return 1.0 - float(errors @ errors) / variation
 
 
+def absolute_errors(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Distance of each prediction from its target, ``[rows]``."""
+    return np.abs(predictions - targets)
+
+
 def mae(predictions: np.ndarray, targets: np.ndarray) -> float:
     """Mean absolute error, in units of the target.
 
     >>> mae(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 2.5]))
     0.5
     """
-    return float(np.abs(predictions - targets).mean())
+    return float(absolute_errors(predictions, targets).mean())
 
 
 def rmse(predictions: np.ndarray, targets: np.ndarray) -> float:
@@ -60,6 +65,7 @@ MAE = Metric(
     bounds=(0.0, np.inf),
     undefined=None,
     description="Mean absolute error, in units of the target.",
+    of_rows=absolute_errors,
 )
 
 RMSE = Metric(

@@ -16,20 +16,20 @@ import numpy as np
 from ngbench.errors import CardError
 from ngbench.store.reader import Zoo
 from ngbench.store.splits import PARTS
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.recipe import InrRecipe, parse_recipe
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color: told apart by all eyes
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 BEGIN, END = "<!-- made by ngbench zoo card: begin -->", "<!-- made by ngbench zoo card: end -->"
 
 
-def update_card(zoo: Zoo, folder: str | Path, *, column: str = "test_accuracy") -> Path:
+def update_card(zoo: Zoo, folder: str | Path, *, column: str | None = None) -> Path:
     """Writes the generated part of ``<zoo>.md`` anew, and the histogram beside it.
 
     Args:
         zoo: The zoo.
         folder: Where the cards are; the card must be there, with the markers.
-        column: Measured column of the histogram.
+        column: Measured column of the histogram; None for the `main_measurement`.
 
     Returns:
         Path of the card.
@@ -37,7 +37,7 @@ def update_card(zoo: Zoo, folder: str | Path, *, column: str = "test_accuracy") 
     Raises:
         CardError: There is no such card, or it lacks the markers.
     """
-    path = Path(folder) / f"{zoo.name}.md"
+    path, column = Path(folder) / f"{zoo.name}.md", column or main_measurement(zoo)
     if not path.exists():
         raise CardError(
             f"no data card {path}; expected one with the lines {BEGIN!r} and {END!r}: write its purpose and limits first"
@@ -56,6 +56,18 @@ def update_card(zoo: Zoo, folder: str | Path, *, column: str = "test_accuracy") 
     return path
 
 
+def main_measurement(zoo: Zoo) -> str:
+    """The column that says how good a network is: the first of ``test_accuracy`` and ``psnr`` that the zoo has.
+
+    Raises:
+        CardError: It has neither.
+    """
+    found = [name for name in ("test_accuracy", "psnr") if name in zoo.columns]
+    if not found:
+        raise CardError(f"zoo {zoo.name!r} has neither column 'test_accuracy' nor 'psnr'; expected one, name the column to draw")
+    return found[0]
+
+
 def _facts(zoo: Zoo) -> str:
     num_structures = len({topology.structure for topology in zoo.topologies})
     rows = {
@@ -65,11 +77,29 @@ def _facts(zoo: Zoo) -> str:
         "runs that diverged": f"{len(zoo.diverged):,}",
         "parameters each": parameters_each(zoo),
         "topologies": f"{len(zoo.topologies):,}, of {num_structures:,} structure{'s' if num_structures > 1 else ''}",
+        **_quality(zoo),
         **{f"split `{name}`": _split(zoo, name) for name in zoo.splits},
         "file": f"{zoo.path.stat().st_size / 1e6:.1f} MB, sha256 of its content `{zoo.sha256}`",
         "licence": zoo.info.licence,
     }
     return "\n".join(["| fact | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _quality(zoo: Zoo) -> dict[str, str]:
+    """How implicit neural representations were made and how good they are; nothing for classifiers."""
+    recipe = parse_recipe(zoo.info.recipe, source=f"the recipe in {str(zoo.path)!r}") if zoo.info.recipe is not None else None
+    if not isinstance(recipe, InrRecipe):
+        return {}
+    num_images = len(np.unique(zoo.metadata["image_index"]))
+    starts = {"independent": "initial weights of its own for each fit", "shared": "the same initial weights for all fits"}
+    quantiles = np.quantile(zoo.metadata["psnr"], (0, 0.01, 0.1, 0.5, 0.9, 1))
+    names = ("least", "1 %", "10 %", "median", "90 %", "largest")
+    return {
+        "fits": f"{recipe.fits_per_image} of each of {num_images:,} images of corpus `{recipe.corpus}`",
+        "initialisation": starts[recipe.initialization],
+        "`psnr`": ", ".join(f"{name} {value:.1f}" for name, value in zip(names, quantiles, strict=True)) + " dB",
+        "stored outputs": f"`{recipe.corpus}`: the image that each network renders, float16",
+    }
 
 
 def parameters_each(zoo: Zoo) -> str:
@@ -80,8 +110,9 @@ def parameters_each(zoo: Zoo) -> str:
 
 def _split(zoo: Zoo, name: str) -> str:
     sizes = ", ".join(f"{len(zoo.split(part, name)):,} {part}" for part in PARTS)
-    rules = Recipe.model_validate(zoo.info.recipe).splits if zoo.info.recipe is not None else {}
-    return f"{sizes}, {rules[name]}" if name in rules else f"{sizes}, by hash of the run id"
+    rules = {} if zoo.info.recipe is None else parse_recipe(zoo.info.recipe, source=f"the recipe in {str(zoo.path)!r}").splits
+    decides = "the run id" if zoo.split_by is None else f"`{zoo.split_by}`"
+    return f"{sizes}, {rules[name]}" if name in rules else f"{sizes}, by hash of {decides}"
 
 
 def _families(zoo: Zoo) -> str:
@@ -155,7 +186,8 @@ def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
         parts = {part: zoo.metadata[column][zoo.split(part)] for part in PARTS}
         _stacked(axes, {f"{part} ({len(values):,})": values for part, values in parts.items()}, column=column)
         axes.set_title(f"{zoo.name} v{zoo.version}: {label} of {len(zoo):,} networks", fontsize=11)
-        axes.legend(frameon=False, title="split", loc="upper center")
+        # accuracies gather at the right end, other measurements in the middle
+        axes.legend(frameon=False, title="split", loc="upper center" if column.endswith("accuracy") else "upper left")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     return path
 
@@ -169,6 +201,7 @@ def _stacked(axes: Any, values: Mapping[str, np.ndarray], *, column: str) -> Non
         color=_COLOURS[: len(values)],
         label=list(values),
     )
-    axes.set_xlabel(column.replace("_", " ") + (" (fraction)" if is_share else ""))
+    unit = " (fraction)" if is_share else " (dB)" if column == "psnr" else ""
+    axes.set_xlabel(column.replace("_", " ") + unit)
     axes.set_ylabel("networks")
     axes.spines[["top", "right"]].set_visible(False)

@@ -18,13 +18,15 @@ from ngbench.store.shards import Shards
 from ngbench.store.writer import ZooWriter
 from ngbench.zoo.architectures import Architecture, build, example_input
 from ngbench.zoo.executor import run_parts
-from ngbench.zoo.recipe import Recipe
-from ngbench.zoo.run import Run
-from ngbench.zoo.train import TrainedNetworks, train
+from ngbench.zoo.fit import fit
+from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe
+from ngbench.zoo.run import run_of
+from ngbench.zoo.train import train
+from ngbench.zoo.trained import TrainedNetworks
 
 
 def generate(
-    recipe: Recipe,
+    recipe: ClassifierRecipe | InrRecipe,
     out: str | Path,
     *,
     shard_size: int = 400,
@@ -76,7 +78,7 @@ def generate(
 
 
 def _train_missing(shards: Shards, *, progress: Progress, device: str, num_workers: int) -> None:
-    num_steps = [sum(Run.of(shards.recipe, index).num_steps for index in runs) for runs in shards.runs]
+    num_steps = [sum(run_of(shards.recipe, index).num_steps for index in runs) for runs in shards.runs]
     missing = {shard: runs for shard, runs in enumerate(shards.runs) if not shards.finished(shard)}
     done = [0 if shard in missing else steps for shard, steps in enumerate(num_steps)]
 
@@ -90,7 +92,9 @@ def _train_missing(shards: Shards, *, progress: Progress, device: str, num_worke
         report(shard, num_steps[shard], "")
 
 
-def _train(recipe: Recipe, device: str, runs: Sequence[int], progress: Progress) -> TrainedNetworks:
+def _train(recipe: ClassifierRecipe | InrRecipe, device: str, runs: Sequence[int], progress: Progress) -> TrainedNetworks:
+    if isinstance(recipe, InrRecipe):
+        return fit(recipe, runs, progress=progress, device=device)
     return train(recipe, runs, progress=progress, device=device)
 
 
@@ -99,7 +103,7 @@ def _write(shards: Shards, path: Path) -> None:
     columns = [column for column in recipe.columns if column.name != "run_id"]
     topologies: dict[tuple[Architecture, str], Topology] = {}
     diverged: list[tuple[str, str]] = []
-    with ZooWriter(path, _info(recipe), columns=columns, splits=recipe.splits) as writer:
+    with ZooWriter(path, _info(recipe), columns=columns, splits=recipe.splits, split_by=recipe.split_by) as writer:
         for shard in range(len(shards.runs)):
             trained = shards.load(shard)
             diverged += trained.diverged
@@ -108,7 +112,8 @@ def _write(shards: Shards, path: Path) -> None:
             topology_of = _topologies(trained, topologies)
             rows = pack(topology_of[0], {name: torch.from_numpy(values) for name, values in trained.parameters.items()}).numpy()
             metadata = {column.name: trained.metadata[column.name] for column in columns}
-            writer.append(topology_of, rows, ids=trained.metadata["run_id"].tolist(), metadata=metadata)
+            ids = trained.metadata["run_id"].tolist()
+            writer.append(topology_of, rows, ids=ids, metadata=metadata, functional=trained.functional)
         writer.add_diverged(diverged)
         if len(diverged) == recipe.num_runs:
             raise TrainingError(
@@ -118,12 +123,12 @@ def _write(shards: Shards, path: Path) -> None:
 
 def _topologies(trained: TrainedNetworks, known: dict[tuple[Architecture, str], Topology]) -> list[Topology]:
     """The topology of each network, traced once for each architecture and activation and then `known`."""
-    keys = [(trained.architecture, activation) for activation in trained.metadata["activation"].tolist()]
+    keys = [(trained.architecture, activation) for activation in trained.activations]
     for architecture, activation in sorted(set(keys) - set(known), key=lambda key: key[1]):
         module = build(architecture, activation)
         known[architecture, activation] = trace(module, example_input(architecture)).topology
     return [known[key] for key in keys]
 
 
-def _info(recipe: Recipe) -> ZooInfo:
+def _info(recipe: ClassifierRecipe | InrRecipe) -> ZooInfo:
     return ZooInfo(recipe.name, recipe.version, recipe.title, recipe.licence, recipe.citation, recipe.model_dump(mode="json"))

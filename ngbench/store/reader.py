@@ -18,7 +18,7 @@ from ngbench.errors import GraphError, SplitError, StoreFormatError, UnknownName
 from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.layout import split_rows
 from ngbench.store.arrays import TEXT, find_dataset, names_in, open_hdf5, read_array
-from ngbench.store.schema import COLUMN_TYPES, SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
+from ngbench.store.schema import COLUMN_TYPES, FUNCTIONAL_TYPE, SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, check_content, check_index, read_seal
 from ngbench.store.splits import PARTS
 from ngbench.store.topology_tables import read_topology
@@ -42,6 +42,8 @@ class Zoo:
         info: What the zoo is: name, version, title, licence, citation, recipe.
         columns: Role, type and description of each metadata column.
         splits: Names of its splits.
+        split_by: Column whose networks with one value stand in one part of the split `default`; None where those of one run do.
+        functional_names: Names of the outputs that it holds, for `functional`.
 
     Raises:
         StoreFormatError: The file is missing, foreign, newer than this ngbench, truncated, corrupt or incomplete.
@@ -61,6 +63,10 @@ class Zoo:
             columns = [_read_column(file, name, num_networks=len(self)) for name in names_in(file, "metadata")]
             self.columns: Mapping[str, Column] = MappingProxyType({column.name: column for column in columns})
             self.splits = names_in(file, "splits")
+            self.split_by: str | None = file["splits/default"].attrs.get("by") if "default" in self.splits else None
+            self.functional_names = names_in(file, "functional") if "functional" in file else ()
+        if self.split_by is not None and self.split_by not in self.columns:
+            raise self._inconsistent(f"attribute 'by' of '/splits/default' is {self.split_by!r}, which is no column")
 
     def _read_models(self, file: h5py.File) -> None:
         self._ids = read_array(file, "models/id", dtype=TEXT, length=None)
@@ -108,6 +114,11 @@ class Zoo:
     def run_ids(self) -> np.ndarray:
         """Training run of each network, str ``[networks]``."""
         return self._run_ids.copy()
+
+    @property
+    def split_keys(self) -> np.ndarray:
+        """What decides the part of each network in the split `default`: networks that agree in it belong together, str."""
+        return self.run_ids if self.split_by is None else self.metadata[self.split_by].astype(np.str_)
 
     @property
     def topology_index(self) -> np.ndarray:
@@ -192,6 +203,21 @@ class Zoo:
             raise SplitError(f"zoo {self.name!r} has no split {name!r}; expected one of {', '.join(self.splits)}")
         with self._open() as file:
             return read_array(file, f"splits/{name}", dtype=SPLIT_TYPE, length=len(self))
+
+    def functional(self, name: str) -> np.ndarray:
+        """Outputs of the networks on fixed inputs, float16 ``[networks, outputs]``, a copy.
+
+        Args:
+            name: Which; one of `functional_names`.
+
+        Raises:
+            UnknownNameError: The zoo holds no such outputs.
+            StoreFormatError: The file cannot be read.
+        """
+        if name not in self.functional_names:
+            raise UnknownNameError(f"stored outputs of zoo {self.name!r}", name, self.functional_names)
+        with self._open() as file:
+            return find_dataset(file, f"functional/{name}", dtype=FUNCTIONAL_TYPE, shape=(len(self), None))[()]
 
     @cached_property
     def _values(self) -> np.ndarray:

@@ -49,6 +49,18 @@ RELEASED.register(
         "digits-park", "1", "digits-park-v1.h5", "6896173831f415a6dcc4b3eafdee9e71344fb2245f2c20da6699fc9c5f943122", 8952597
     ),
 )
+RELEASED.register(
+    "digits-inr",
+    ReleasedZoo(
+        "digits-inr", "1", "digits-inr-v1.h5", "a3c4ed6600c54d3086cbea9e456fc0f39dec36a10038a32755ba83d669618883", 6557184
+    ),
+)
+RELEASED.register(
+    "digits-mlp",
+    ReleasedZoo(
+        "digits-mlp", "1", "digits-mlp-v1.h5", "3b5ca37e745bab30d617a148bdf56b4dd95300907f1789477a1fe6e43f0afdab", 4819392
+    ),
+)
 
 
 def open_zoo(name_or_path: str | Path) -> Zoo:

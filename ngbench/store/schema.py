@@ -10,7 +10,10 @@ path                                  type                meaning
 ``/models/value_ptr``                 int64 [networks+1]  network i has the values value_ptr[i] to value_ptr[i + 1]
 ``/values``                           float32 [values]    all parameters, each network's in canonical order
 ``/metadata/<column>``                one [networks]      attributes role, description
-``/splits/<name>``                    int8 [networks]     0 train, 1 val, 2 test, -1 none of them
+``/functional/<name>``                float16 [networks,  optional: outputs of each network on fixed inputs; of an implicit neural
+                                      outputs]            representation the rendered image
+``/splits/<name>``                    int8 [networks]     0 train, 1 val, 2 test, -1 none of them; ``default`` has the attribute
+                                                          by where a metadata column decides in place of the run id
 ``/diverged/run_id``, ``…/reason``    text [runs]         runs that gave no network, and why
 ``/topologies/<digest>/json``         text                the topology
 ``…/node_group``                      int32 [nodes]       position of the node's group in the topology
@@ -42,6 +45,7 @@ from ngbench.store.seal import FORMAT, FORMAT_VERSION
 COLUMN_TYPES: Mapping[str, str] = {"str": TEXT, "int": "<i8", "float": "<f8"}
 SPLIT_TYPE = "|i1"
 VALUE_TYPE = "<f4"
+FUNCTIONAL_TYPE = "<f2"
 
 
 @dataclass(frozen=True)

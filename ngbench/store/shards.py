@@ -15,10 +15,10 @@ import numpy as np
 
 from ngbench.errors import RecipeError, StoreFormatError
 from ngbench.store.atomic_file import atomic_file, disk_errors
-from ngbench.zoo.recipe import Recipe
-from ngbench.zoo.train import TrainedNetworks
+from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe
+from ngbench.zoo.trained import TrainedNetworks
 
-_PARAMETER, _METADATA = "parameter/", "metadata/"
+_PARAMETER, _METADATA, _FUNCTIONAL = "parameter/", "metadata/", "functional/"
 # What a recipe says about its networks; it may be reworded between two parts.
 _TEXTS = {"title", "description", "licence", "citation"}
 
@@ -34,13 +34,13 @@ class Shards:
     """
 
     folder: Path
-    recipe: Recipe
+    recipe: ClassifierRecipe | InrRecipe
     shard_size: int
 
     @property
     def runs(self) -> list[range]:
         """The run indices of each part, one architecture after the other."""
-        step = max(1, len(self.recipe.architectures))
+        step = self.recipe.num_architectures
         alike = (range(first, self.recipe.num_runs, step) for first in range(step))
         return [runs[start : start + self.shard_size] for runs in alike for start in range(0, len(runs), self.shard_size)]
 
@@ -85,6 +85,7 @@ class Shards:
         arrays: dict[str, Any] = {"identity": np.array(self._identity), "diverged": np.array(trained.diverged, dtype=np.str_)}
         arrays |= {_PARAMETER + path: values for path, values in trained.parameters.items()}
         arrays |= {_METADATA + name: values for name, values in trained.metadata.items()}
+        arrays |= {_FUNCTIONAL + name: values for name, values in trained.functional.items()}
         with atomic_file(self._path(shard)) as file:
             np.savez(file, **arrays)
 
@@ -95,10 +96,12 @@ class Shards:
             StoreFormatError: The part cannot be read.
         """
         with _reading(self._path(shard)) as content:
-            parameters = {name.removeprefix(_PARAMETER): content[name] for name in content.files if name.startswith(_PARAMETER)}
-            metadata = {name.removeprefix(_METADATA): content[name] for name in content.files if name.startswith(_METADATA)}
+            parameters, metadata, functional = (
+                {name.removeprefix(prefix): content[name] for name in content.files if name.startswith(prefix)}
+                for prefix in (_PARAMETER, _METADATA, _FUNCTIONAL)
+            )
             diverged = tuple((run_id, reason) for run_id, reason in content["diverged"].reshape(-1, 2).tolist())
-        return TrainedNetworks(self.recipe.architecture_of(self.runs[shard][0]), parameters, metadata, diverged)
+        return TrainedNetworks(self.recipe.architecture_of(self.runs[shard][0]), parameters, metadata, diverged, functional)
 
     def remove(self) -> None:
         """Deletes the folder and all parts."""

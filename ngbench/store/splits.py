@@ -1,4 +1,4 @@
-"""Which networks are for training, validation and test: decided by the run that they came from, for ever.
+"""Which networks are for training, validation and test: decided by the run that they came from, or the image, for ever.
 
 The split `default` has all networks. A transfer split is tested on the networks that it holds out, and fitted on those of the
 others that are for training and validation in `default`: no test network of `default` is fitted on in any split.
@@ -17,13 +17,13 @@ NO_PART = -1
 _EDGES = (0.7, 0.8)
 
 
-def assign(zoo_name: str, run_ids: Iterable[str]) -> np.ndarray:
-    """The part of each run, as a position in `PARTS`, int8 ``[runs]``.
+def assign(zoo_name: str, keys: Iterable[str]) -> np.ndarray:
+    """The part of each key, as a position in `PARTS`, int8 ``[keys]``; a key is a run id, or what else networks may share.
 
-    The first 8 bytes of sha256("<zoo name>/<run id>"), big-endian over 2^64, fall below 0.7 (train), below 0.8 (val) or above
-    (test). So all networks of a run stand in one part, and a run keeps its part when the zoo grows or changes its version.
+    The first 8 bytes of sha256("<zoo name>/<key>"), big-endian over 2^64, fall below 0.7 (train), below 0.8 (val) or above
+    (test). So all networks of a key stand in one part, and a key keeps its part when the zoo grows or changes its version.
     """
-    digests = (hashlib.sha256(f"{zoo_name}/{run_id}".encode()).digest() for run_id in run_ids)
+    digests = (hashlib.sha256(f"{zoo_name}/{key}".encode()).digest() for key in keys)
     places = np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])
     return np.searchsorted(_EDGES, places, side="right").astype(np.int8)
 

@@ -10,22 +10,24 @@ from functools import partial
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
-from ngbench.errors import NgbenchError, RecipeError, StoreFormatError
+from ngbench.errors import NgbenchError, StoreFormatError
 from ngbench.graph import restore
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED
 from ngbench.store.seal import check_content
 from ngbench.store.splits import NO_PART, PARTS, assign, transfer
 from ngbench.zoo.architectures import build
+from ngbench.zoo.fit import grey_values, points_of
 from ngbench.zoo.images import ImageSplits, load_images
-from ngbench.zoo.recipe import Recipe
-from ngbench.zoo.run import Run
+from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe, parse_recipe
+from ngbench.zoo.run import Fit, Run, run_of
 
 _NETWORKS_AT_ONCE = 1024
 # Two logits this close, relative to the largest, may swap when another build of torch sums in another order.
 _TIE = 1e-5
+# How far the rendering of an image, in grey values from 0 to 1, may be from that of another build of torch.
+_RENDERING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class _FaultFound(NgbenchError):
 def verify(zoo: Zoo, *, sample: int = 64, seed: int = 0) -> list[Check]:
     """Checks a zoo; what fails is reported, not raised.
 
-    A damaged file gives the first check only, and a zoo without a recipe gives no check of accuracy.
+    A damaged file gives the first check only, and a zoo without a recipe gives no check of accuracy or error.
 
     Args:
         zoo: An open zoo.
@@ -62,13 +64,14 @@ def verify(zoo: Zoo, *, sample: int = 64, seed: int = 0) -> list[Check]:
         return checks
     checks += [_check("finite values", partial(_finite, zoo)), _check("unique ids", partial(_unique_ids, zoo))]
     for name in zoo.splits:
-        checks.append(_check(f"split {name}: by run", partial(_split_by_run, zoo, name)))
+        checks.append(_check(f"split {name}: by {zoo.split_by or 'run'}", partial(_split_by_key, zoo, name)))
         checks.append(_check(f"split {name}: by orbit", partial(_split_by_orbit, zoo, name)))
         if zoo.info.recipe is not None:
             checks.append(_check(f"split {name}: by rule", partial(_split_by_rule, zoo, name)))
     if zoo.info.recipe is not None:
         checks.append(_check("recorded columns", partial(_columns, zoo)))
-        checks.append(_check("recorded accuracy", partial(_accuracy, zoo, sample, seed)))
+        quality = "error" if "psnr" in zoo.columns else "accuracy"
+        checks.append(_check(f"recorded {quality}", partial(_quality, zoo, sample, seed)))
     return checks
 
 
@@ -117,13 +120,13 @@ def _unique_ids(zoo: Zoo) -> str:
     return f"{len(ids):,} ids of {len(np.unique(zoo.run_ids)):,} runs"
 
 
-def _split_by_run(zoo: Zoo, name: str) -> str:
+def _split_by_key(zoo: Zoo, name: str) -> str:
     parts = zoo.parts(name)
     allowed = range(len(PARTS)) if name == "default" else range(NO_PART, len(PARTS))
     num_outside = int((~np.isin(parts, allowed)).sum())
     if num_outside:
         raise _FaultFound(f"{num_outside} networks stand in none of {', '.join(PARTS)}")
-    _check_apart(zoo, name, zoo.run_ids)
+    _check_apart(zoo, name, zoo.split_keys)
     counts = {**{part: parts == index for index, part in enumerate(PARTS)}, "none": parts == NO_PART}
     return ", ".join(f"{part} {count.sum():,}" for part, count in counts.items() if part != "none" or count.any())
 
@@ -142,8 +145,10 @@ def _split_by_orbit(zoo: Zoo, name: str) -> str:
 
 
 def _split_by_rule(zoo: Zoo, name: str) -> str:
-    """The parts are those that run ids and the recipe's columns give."""
-    recipe, expected = _recipe(zoo), assign(zoo.name, zoo.run_ids)
+    """The parts are those that run ids, or the column in their place, and the recipe's columns give."""
+    recipe, expected = _recipe(zoo), assign(zoo.name, zoo.split_keys)
+    if zoo.split_by != recipe.split_by:
+        raise _FaultFound(f"the split is by {zoo.split_by or 'run id'}; expected by {recipe.split_by or 'run id'}")
     if name != "default":
         if name not in recipe.splits:
             raise _FaultFound(f"the recipe has no split of this name; expected one of {', '.join(('default', *recipe.splits))}")
@@ -171,13 +176,8 @@ def _check_apart(zoo: Zoo, name: str, keys: np.ndarray) -> None:
         )
 
 
-def _recipe(zoo: Zoo) -> Recipe:
-    try:
-        return Recipe.model_validate(zoo.info.recipe)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise RecipeError(f"the recipe in {str(zoo.path)!r} cannot be read: key {key!r}: {fault['msg']}") from error
+def _recipe(zoo: Zoo) -> ClassifierRecipe | InrRecipe:
+    return parse_recipe(zoo.info.recipe or {}, source=f"the recipe in {str(zoo.path)!r} cannot be read")
 
 
 def _columns(zoo: Zoo) -> str:
@@ -186,7 +186,7 @@ def _columns(zoo: Zoo) -> str:
     names = [column.name for column in recipe.columns if column.role != "measurement"]
     recorded = {"run_id": zoo.run_ids, **{name: zoo.metadata[name] for name in names if name != "run_id"}}
     for row, index in enumerate(recorded["run_index"].tolist()):
-        expected = Run.of(recipe, index).columns
+        expected = run_of(recipe, index).columns
         for name in names:
             got, want = recorded[name][row].item(), expected[name]
             # the last bit of an exponential differs between mathematical libraries
@@ -195,9 +195,15 @@ def _columns(zoo: Zoo) -> str:
     return f"{len(names)} columns of {len(zoo):,} networks are what the recipe says"
 
 
-def _accuracy(zoo: Zoo, sample: int, seed: int) -> str:
-    recipe, recorded = _recipe(zoo), zoo.metadata["test_accuracy"]
+def _quality(zoo: Zoo, sample: int, seed: int) -> str:
+    """A sample of networks does what is recorded of it."""
+    recipe = _recipe(zoo)
     rows = np.sort(np.random.default_rng(seed).choice(len(zoo), min(sample, len(zoo)), replace=False)).tolist()
+    return _errors(zoo, recipe, rows) if isinstance(recipe, InrRecipe) else _accuracies(zoo, recipe, rows)
+
+
+def _accuracies(zoo: Zoo, recipe: ClassifierRecipe, rows: list[int]) -> str:
+    recorded = zoo.metadata["test_accuracy"]
     runs = [Run.of(recipe, index) for index in zoo.metadata["run_index"][rows].tolist()]
     images = {corpus: load_images(recipe.images, corpus) for corpus in sorted({run.corpus for run in runs})}
     for row, run in zip(rows, runs, strict=True):
@@ -208,9 +214,34 @@ def _accuracy(zoo: Zoo, sample: int, seed: int) -> str:
 
 
 @torch.no_grad()
-def _evaluate(zoo: Zoo, row: int, run: Run, *, images: ImageSplits) -> tuple[float, float]:
-    """Test accuracy of a stored network as a plain torch module, and the share of images whose class is a tie."""
-    module = build(run.architecture, run.hyperparameters["activation"]).eval()
+def _errors(zoo: Zoo, recipe: InrRecipe, rows: list[int]) -> str:
+    """The loss, the decibels and the stored image of each network follow from its weights."""
+    points, images = torch.from_numpy(points_of(recipe.corpus)), grey_values(recipe.corpus)
+    loss, decibels, stored = zoo.metadata["loss"], zoo.metadata["psnr"], zoo.functional(recipe.corpus)
+    for row, index in zip(rows, zoo.metadata["run_index"][rows].tolist(), strict=True):
+        fit, name = Fit.of(recipe, index), str(zoo.ids[row])
+        rendered = _module(zoo, row, fit)(points).double().numpy()
+        error = float(np.sqrt(np.square(rendered - images[fit.image_index]).mean()))
+        if abs(error - math.sqrt(loss[row])) > _RENDERING:
+            raise _FaultFound(
+                f"network {name!r} has a root mean squared error of {error:.5f}; recorded is {math.sqrt(loss[row]):.5f}"
+            )
+        if not math.isclose(10 ** (-decibels[row] / 10), loss[row], rel_tol=1e-6):
+            raise _FaultFound(f"network {name!r} has psnr {decibels[row]:.2f} dB; expected that of its loss {loss[row]:.4g}")
+        off = float(np.abs(rendered.ravel() - stored[row]).max())
+        if off > _RENDERING + np.abs(stored[row]).max() * 2**-11:
+            raise _FaultFound(f"network {name!r} renders values that are up to {off:.5f} away from its stored image")
+    return f"{len(rows)} networks rendered at {len(points)} points"
+
+
+def _module(zoo: Zoo, row: int, run: Run | Fit) -> torch.nn.Module:
+    """A stored network as a plain torch module.
+
+    Raises:
+        StoreFormatError: Its parameters are not those of the architecture that its recipe names.
+    """
+    activation = run.hyperparameters.get("activation", run.architecture.activations[0])
+    module = build(run.architecture, activation).eval()
     state_dict = restore(zoo[row])
     counters = {path: value for path, value in module.state_dict().items() if not value.is_floating_point()}
     expected = {path: tuple(value.shape) for path, value in module.state_dict().items()}
@@ -218,7 +249,13 @@ def _evaluate(zoo: Zoo, row: int, run: Run, *, images: ImageSplits) -> tuple[flo
     if expected != got:
         raise StoreFormatError(f"network {str(zoo.ids[row])!r} has parameters {got}; expected {expected} by its recipe")
     module.load_state_dict({**counters, **state_dict})
-    logits = module(torch.from_numpy(images.test_images))
+    return module
+
+
+@torch.no_grad()
+def _evaluate(zoo: Zoo, row: int, run: Run, *, images: ImageSplits) -> tuple[float, float]:
+    """Test accuracy of a stored network as a plain torch module, and the share of images whose class is a tie."""
+    logits = _module(zoo, row, run)(torch.from_numpy(images.test_images))
     first, second = logits.topk(2, dim=1).values.unbind(1)
     ties = first - second <= _TIE * logits.abs().amax(dim=1)
     right = logits.argmax(dim=1) == torch.from_numpy(images.test_labels)

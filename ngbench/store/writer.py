@@ -22,7 +22,7 @@ from ngbench.errors import StoreWriteError
 from ngbench.graph import Topology
 from ngbench.store.arrays import COMPRESSION, write_array
 from ngbench.store.atomic_file import atomic_file, disk_errors
-from ngbench.store.schema import VALUE_TYPE, ZooInfo, write_info
+from ngbench.store.schema import FUNCTIONAL_TYPE, VALUE_TYPE, ZooInfo, write_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, SEAL_BYTES, write_sealed
 from ngbench.store.splits import assign, transfer
 from ngbench.store.topology_tables import write_topology
@@ -41,18 +41,21 @@ class ZooWriter:
     """Writes one zoo file, as a context manager: networks are appended inside the block, the file stands when it ends.
 
     A block that ends in an exception leaves no file. The networks and their order decide the file byte by byte, in however
-    many steps they are appended. Each network's part in split `default` follows from its run id (`splits.assign`).
+    many steps they are appended. Each network's part in split `default` follows from its run id, or from the column `split_by`
+    (`splits.assign`).
 
     Args:
         path: Where the file shall stand.
         info: What the zoo is.
         columns: The metadata columns that every network has.
         splits: Further splits by name (`splits.transfer`), each deciding by some of the columns.
+        split_by: Column of whole numbers or names; networks that agree in it stand in one part of the split `default`. None where
+            those of one run do.
         compressed: Whether the values are compressed, and so read as a whole, or stored as they are, and so mapped into
             memory; None to compress up to 64 MiB of values.
 
     Raises:
-        StoreWriteError: A split decides by a column that the zoo lacks.
+        StoreWriteError: A split decides by a column that the zoo lacks, or the split `default` by one of real numbers.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class ZooWriter:
         *,
         columns: Sequence[Column] = (),
         splits: Mapping[str, TransferSplit] | None = None,
+        split_by: str | None = None,
         compressed: bool | None = None,
     ):
         self.path, self.info, self.columns, self.splits = Path(path), info, tuple(columns), dict(splits or {})
@@ -70,11 +74,15 @@ class ZooWriter:
             missing = [column for column in split.columns if column not in names]
             if missing:
                 raise StoreWriteError(f"split {name!r} decides by column {missing[0]!r}; expected one of {', '.join(names)}")
-        self._compressed = compressed
+        keys = [column.name for column in columns if column.dtype != "float"]
+        if split_by is not None and split_by not in keys:
+            raise StoreWriteError(f"split 'default' decides by column {split_by!r}; expected one of {', '.join(keys)}, or None")
+        self._split_by, self._compressed = split_by, compressed
         self._topologies: dict[str, Topology] = {}
         self._digests: list[str] = []
         self._run_ids: dict[str, str] = {}
         self._metadata: dict[str, list[np.ndarray]] = {column.name: [] for column in columns}
+        self._functional: dict[str, list[np.ndarray]] = {}
         self._diverged: list[tuple[str, str]] = []
 
     def __enter__(self) -> ZooWriter:
@@ -96,6 +104,7 @@ class ZooWriter:
         ids: Sequence[str],
         run_ids: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        functional: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Adds networks whose value rows have one length.
 
@@ -105,20 +114,24 @@ class ZooWriter:
             ids: A name for each network, unique in the zoo.
             run_ids: The training run of each; None where each network is a run of its own.
             metadata: One value a network, ``[networks]``, for each column.
+            functional: Outputs on fixed inputs, float16 ``[networks, outputs]`` by name; the same names in every call.
 
         Raises:
-            StoreWriteError: Lengths do not agree, an id stands twice, a column is missing, unknown or of another type, a
-                value is not finite, or the disk is full.
+            StoreWriteError: Lengths do not agree, an id stands twice, a column is missing, unknown or of another type, outputs
+                have another name, type or length than before, a value is not finite, or the disk is full.
         """
         names = [str(name) for name in ids]
         topologies = [topologies] * len(names) if isinstance(topologies, Topology) else list(topologies)
         run_names = names if run_ids is None else [str(name) for name in run_ids]
-        columns = self._typed(metadata or {})
-        self._check_lengths({"ids": names, "run_ids": run_names, "topologies": topologies, "rows": rows, **columns})
+        columns, outputs = self._typed(metadata or {}), dict(functional or {})
+        self._check_lengths({"ids": names, "run_ids": run_names, "topologies": topologies, "rows": rows, **columns, **outputs})
         self._check_ids(names)
+        self._check_outputs(outputs)
         self._check_rows(names, topologies, rows)
         with disk_errors(self.path):
             self._spool.write(np.ascontiguousarray(rows).data)
+        for name, values in outputs.items():
+            self._functional.setdefault(name, []).append(values)
         self._run_ids |= zip(names, run_names, strict=True)
         for name, values in columns.items():
             self._metadata[name].append(values)
@@ -157,6 +170,20 @@ class ZooWriter:
         twice = [name for name in names if counts[name] > 1 or name in self._run_ids]
         if twice:
             raise StoreWriteError(f"network id {twice[0]!r} stands twice in {str(self.path)!r}; expected each id once")
+
+    def _check_outputs(self, outputs: Mapping[str, np.ndarray]) -> None:
+        if self._run_ids and set(outputs) != set(self._functional):
+            before, now = sorted(self._functional), sorted(outputs)
+            raise StoreWriteError(f"outputs have the names {now}, and before {before}; expected the same for all networks")
+        for name, values in outputs.items():
+            length = self._functional[name][0].shape[1:] if self._run_ids else values.shape[1:]
+            if values.dtype != np.dtype(FUNCTIONAL_TYPE) or values.ndim != 2 or values.shape[1:] != length:
+                raise StoreWriteError(
+                    f"outputs {name!r} are {values.dtype} of shape {values.shape}; expected float16 [networks, outputs], "
+                    "as many outputs for all networks"
+                )
+            if not np.isfinite(values).all():
+                raise StoreWriteError(f"outputs {name!r} are not all finite; expected finite numbers: leave such networks out")
 
     def _check_rows(self, names: Sequence[str], topologies: Sequence[Topology], rows: np.ndarray) -> None:
         if rows.dtype != np.dtype(VALUE_TYPE):
@@ -220,14 +247,24 @@ class ZooWriter:
         for column in self.columns:
             dataset = write_array(file, f"metadata/{column.name}", np.concatenate(self._metadata[column.name]))
             dataset.attrs["role"], dataset.attrs["description"] = column.role, column.description
-        default = assign(self.info.name, self._run_ids.values())
-        write_array(file, "splits/default", default)
+        for name, values in self._functional.items():
+            write_array(file, f"functional/{name}", np.concatenate(values))
+        default = assign(self.info.name, self._split_keys())
+        dataset = write_array(file, "splits/default", default)
+        if self._split_by is not None:
+            dataset.attrs["by"] = self._split_by
         for name, split in self.splits.items():
             deciding = {column: np.concatenate(self._metadata[column]) for column in split.columns}
             write_array(file, f"splits/{name}", transfer(default, split.held_out(deciding)))
         diverged = np.array(self._diverged, dtype=np.str_).reshape(-1, 2)
         write_array(file, "diverged/run_id", diverged[:, 0])
         write_array(file, "diverged/reason", diverged[:, 1])
+
+    def _split_keys(self) -> list[str]:
+        """What decides the part of each network in the split `default`."""
+        if self._split_by is None:
+            return list(self._run_ids.values())
+        return np.concatenate(self._metadata[self._split_by]).astype(np.str_).tolist()
 
 
 def _hdf5_in(memory: io.BytesIO) -> h5py.File:

@@ -4,9 +4,10 @@ Knows metrics, splits and target columns; does not know methods, or how predicti
 """
 
 from ngbench.registry import Registry
-from ngbench.tasks.task import Task
+from ngbench.tasks.task import Kind, Task, load_task
 
 TASKS: Registry[Task] = Registry("task")
-TASKS.register("generalization", "ngbench.tasks.generalization:GENERALIZATION")
+for _name in ("generalization", "classification", "retrieval", "merging"):
+    TASKS.register(_name, load_task(_name))
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["TASKS", "Kind", "Task"]

@@ -7,7 +7,16 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ngbench.errors import UnknownNameError
 
@@ -23,6 +32,11 @@ NORMS = ("none", "batch", "layer")
 
 class _Architecture(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid")
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of the activations that it can be built with."""
+        return tuple(ACTIVATIONS)
 
 
 class Mlp(_Architecture, frozen=True):
@@ -187,7 +201,38 @@ class Transformer(_Architecture, frozen=True):
         return self
 
 
-Architecture = Annotated[Mlp | Cnn | Resnet | Transformer, Field(discriminator="family")]
+class Siren(_Architecture, frozen=True):
+    """Linear layers of one width, each followed by sin(omega · x), then a linear head: an implicit neural representation.
+
+    Sitzmann et al. 2020, arXiv:2006.09661. It maps the two coordinates of a point to the image's values there.
+
+    Args:
+        family: Always ``"siren"``.
+        width: Units of each hidden layer.
+        depth: Hidden layers.
+        omega: Factor in each sine, the first layer's included.
+        num_channels: Values of a pixel.
+    """
+
+    family: Literal["siren"]
+    width: PositiveInt
+    depth: PositiveInt
+    omega: PositiveFloat
+    num_channels: PositiveInt
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Sines alone."""
+        return ("sine",)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Two coordinates: along the height, then along the width."""
+        return (2,)
+
+
+ClassifierArchitecture = Annotated[Mlp | Cnn | Resnet | Transformer, Field(discriminator="family")]
+Architecture = Mlp | Cnn | Resnet | Transformer | Siren
 FAMILIES = ("mlp", "cnn", "resnet", "transformer")
 
 
@@ -196,21 +241,22 @@ def build(architecture: Architecture, activation: str, *, dropout: float = 0.0) 
 
     Args:
         architecture: What to build.
-        activation: A name in `ACTIVATIONS`.
-        dropout: Share of activations dropped while training: after each hidden layer of an MLP or CNN, before the head of others.
+        activation: One of the architecture's `activations`.
+        dropout: Share of activations dropped while training: after each hidden layer of an MLP or CNN, before the head of other
+            classifiers; a Siren has none.
 
     Raises:
-        UnknownNameError: The activation does not exist.
+        UnknownNameError: The architecture does not have the activation.
     """
     from ngbench.zoo import modules
 
-    if activation not in ACTIVATIONS:
-        raise UnknownNameError("activation", activation, ACTIVATIONS)
+    if activation not in architecture.activations:
+        raise UnknownNameError("activation", activation, architecture.activations)
     return getattr(modules, architecture.family)(architecture, activation, dropout=dropout)
 
 
 def example_input(architecture: Architecture) -> torch.Tensor:
-    """One black image ``[1, channels, height, width]`` that the architecture's modules accept."""
+    """One input of zeros ``[1, *input shape]`` that the architecture's modules accept."""
     import torch
 
     return torch.zeros(1, *architecture.input_shape)
@@ -219,4 +265,4 @@ def example_input(architecture: Architecture) -> torch.Tensor:
 @cache
 def num_parameters(architecture: Architecture) -> int:
     """Trained numbers of a network, running statistics not counted."""
-    return sum(parameter.numel() for parameter in build(architecture, "relu").parameters())
+    return sum(parameter.numel() for parameter in build(architecture, architecture.activations[0]).parameters())

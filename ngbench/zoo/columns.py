@@ -86,26 +86,50 @@ _DESIGN_COLUMNS = (
     Column("num_classes", "hyperparameter", "int", "outputs", low=1),
     Column("num_parameters", "hyperparameter", "int", "trained numbers, running statistics not counted", low=1),
 )
-# of a zoo of several families the texts say more; digits-cnn v1 holds the texts above
+_INR_COLUMNS = (
+    Column("run_id", "identity", "str", "name of the fit, unique in the zoo"),
+    Column("run_index", "identity", "int", "number of the fit in its recipe, from 0", low=0),
+    Column("seed", "identity", "int", "seed of the fit; decides its initial weights where they are its own", low=0),
+    Column(
+        "image_index", "identity", "int", "position in the corpus of the image that it was fitted to; decides the split", low=0
+    ),
+    Column("fit_index", "identity", "int", "number of the fit among those of its image, from 0", low=0),
+    Column("label", "identity", "int", "class of the image in its corpus", low=0),
+    Column("optimizer", "hyperparameter", "str", "update rule", choices=tuple(OPTIMIZERS)),
+    Column("learning_rate", "hyperparameter", "float", "learning rate at the first step", low=1e-12, high=1e6),
+    Column("schedule", "hyperparameter", "str", "how the learning rate goes on", choices=tuple(SCHEDULES)),
+    Column("weight_decay", "hyperparameter", "float", "factor of the weights in the update, biases included", low=0, high=1e3),
+    Column("num_steps", "hyperparameter", "int", "optimisation steps, each on all pixels", low=1, high=10_000_000),
+    Column("psnr", "measurement", "float", "peak signal-to-noise ratio in dB on the image's pixels, whose range is 1"),
+    Column("loss", "measurement", "float", "mean squared error on the image's pixels", low=0),
+)
+# of other zoos the texts say more; digits-cnn v1 holds the texts above
 _REWORDED = {
     "activation": "nonlinearity of the hidden layers",
     "dropout": "share of activations dropped: after each hidden layer of MLPs and CNNs, before the head of others",
 }
 COLUMNS: Mapping[str, Column] = MappingProxyType({column.name: column for column in _COLUMNS})
-"""The columns of every generated zoo."""
+"""The columns of every generated zoo of classifiers."""
 DESIGN_COLUMNS: Mapping[str, Column] = MappingProxyType({column.name: column for column in _DESIGN_COLUMNS})
-"""The further columns of a zoo whose networks differ in architecture or corpus."""
+"""The further columns of a zoo of classifiers that differ in architecture or corpus."""
+INR_COLUMNS: Mapping[str, Column] = MappingProxyType({column.name: column for column in _INR_COLUMNS})
+"""The columns of every generated zoo of implicit neural representations."""
 
 
 def columns_of(role: Role) -> tuple[str, ...]:
-    """Names of the columns of every generated zoo that have a role, in their order."""
+    """Names of the columns of every generated zoo of classifiers that have a role, in their order."""
     return tuple(column.name for column in _COLUMNS if column.role == role)
 
 
-def zoo_columns(*, has_design: bool) -> tuple[Column, ...]:
-    """All columns of a generated zoo, in their order; with or without those of `DESIGN_COLUMNS`."""
-    if not has_design:
+def zoo_columns(*, has_design: bool, is_cnn: bool) -> tuple[Column, ...]:
+    """All columns of a generated zoo of classifiers, in their order.
+
+    Args:
+        has_design: Whether those of `DESIGN_COLUMNS` are among them.
+        is_cnn: Whether all networks are convolutional, which the texts say then.
+    """
+    if not has_design and is_cnn:
         return _COLUMNS
     reworded = [replace(c, description=_REWORDED.get(c.name, c.description)) for c in _COLUMNS]
     identity = [column for column in reworded if column.role == "identity"]
-    return (*identity, *_DESIGN_COLUMNS, *(column for column in reworded if column.role != "identity"))
+    return (*identity, *(_DESIGN_COLUMNS if has_design else ()), *(column for column in reworded if column.role != "identity"))

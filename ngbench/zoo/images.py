@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -20,13 +21,16 @@ class Corpus:
     Args:
         load: Gives images float32 ``[images, channels, height, width]`` in [0, 1] and labels int64 ``[images]`` from 0.
         num_classes: Different labels.
+        num_images: How many there are.
     """
 
     load: Callable[[], tuple[np.ndarray, np.ndarray]]
     num_classes: int
+    num_images: int
 
 
 corpora: Registry[Corpus] = Registry("image corpus")
+_NUM_DIGITS = 1797
 
 
 class ImagesSpec(BaseModel):
@@ -90,6 +94,25 @@ def load_images(spec: ImagesSpec, corpus: str | None = None) -> ImageSplits:
     return ImageSplits(*(array[split] for split in splits for array in (images, labels)))
 
 
+@lru_cache(maxsize=8)
+def load_corpus(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """All images of a corpus, float32 ``[images, channels, height, width]`` in [0, 1], and their labels, int64; not to change.
+
+    Raises:
+        UnknownNameError: The corpus is not registered.
+    """
+    images, labels = corpora[name].load()
+    for array in (images, labels):
+        array.setflags(write=False)
+    return images, labels
+
+
+def pixel_grid(height: int, width: int) -> np.ndarray:
+    """Coordinates of the pixels, row by row, float32 ``[height * width, 2]``: the first and last of an axis are at -1 and 1."""
+    axes = (np.linspace(-1, 1, size, dtype=np.float32) for size in (height, width))
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
 def _interleaved(labels: np.ndarray, *, seed: int) -> np.ndarray:
     """A random order of the images in which every stretch holds the classes in nearly the same proportions."""
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -132,8 +155,8 @@ def _range() -> tuple[np.ndarray, np.ndarray]:
     return images, labels // 5
 
 
-corpora.register("digits", Corpus(_digits, 10))
-corpora.register("digits-inverted", Corpus(_inverted, 10))
-corpora.register("digits-rotated", Corpus(_rotated, 10))
-corpora.register("digits-parity", Corpus(_parity, 2))
-corpora.register("digits-range", Corpus(_range, 2))
+corpora.register("digits", Corpus(_digits, 10, _NUM_DIGITS))
+corpora.register("digits-inverted", Corpus(_inverted, 10, _NUM_DIGITS))
+corpora.register("digits-rotated", Corpus(_rotated, 10, _NUM_DIGITS))
+corpora.register("digits-parity", Corpus(_parity, 2, _NUM_DIGITS))
+corpora.register("digits-range", Corpus(_range, 2, _NUM_DIGITS))

@@ -80,3 +80,23 @@ def initialize(
             for path, shape in shapes.items()
         ]
     )
+
+
+def initialize_siren(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, *, omega: float) -> np.ndarray:
+    """Draws one SIREN's initial parameters: weights uniform within sqrt(6 / sources) / omega in every layer, biases zero.
+
+    Sitzmann et al. 2020, section 3.2, for hidden layers. The first layer has no wider range of its own, which on few pixels
+    would be beyond the frequencies that they show (as in the zoos of Navon et al., ICML 2023).
+
+    Args:
+        shapes: Shape of each parameter by its state-dict path; those of one axis are biases.
+        rng: Consumed in the order of `shapes`.
+        omega: Factor in the sines.
+
+    Returns:
+        All parameters flattened one after another, float64 ``[parameters]``.
+    """
+    limits = [0.0 if len(shape) == 1 else math.sqrt(6 / shape[1]) / omega for shape in shapes.values()]
+    return np.concatenate(
+        [rng.uniform(-limit, limit, math.prod(shape)) for shape, limit in zip(shapes.values(), limits, strict=True)]
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
-from ngbench.zoo.architectures import ACTIVATIONS, Cnn, Mlp, Resnet, Transformer
+from ngbench.zoo.architectures import ACTIVATIONS, Cnn, Mlp, Resnet, Siren, Transformer
 
 
 def mlp(architecture: Mlp, activation: str, *, dropout: float) -> nn.Sequential:
@@ -75,6 +76,30 @@ def transformer(architecture: Transformer, activation: str, *, dropout: float) -
     layers["dropout"] = nn.Dropout(dropout)
     layers["head"] = nn.Linear(width, architecture.num_classes)
     return nn.Sequential(layers)
+
+
+def siren(architecture: Siren, activation: str, *, dropout: float) -> nn.Sequential:
+    """See `Siren`."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    sources = math.prod(architecture.input_shape)
+    for index in range(architecture.depth):
+        layers[f"linear{index}"] = nn.Linear(sources, architecture.width)
+        layers[f"{activation}{index}"] = Sine(architecture.omega)
+        sources = architecture.width
+    layers["head"] = nn.Linear(sources, architecture.num_channels)
+    return nn.Sequential(layers)
+
+
+class Sine(nn.Module):
+    """sin(omega · x) of each number x."""
+
+    def __init__(self, omega: float):
+        super().__init__()
+        self.omega = omega
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return torch.sin(self.omega * hidden)
 
 
 class ResidualBlock(nn.Module):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import yaml
@@ -24,17 +26,24 @@ from pydantic import (
 )
 
 from ngbench.errors import RecipeError, UnknownNameError
-from ngbench.zoo.architectures import Architecture
-from ngbench.zoo.columns import COLUMNS, Column, columns_of, zoo_columns
+from ngbench.zoo.architectures import Architecture, ClassifierArchitecture, Cnn, Siren
+from ngbench.zoo.columns import COLUMNS, INR_COLUMNS, Column, zoo_columns
 from ngbench.zoo.distributions import ByValue, Distribution, Value
 from ngbench.zoo.images import ImagesSpec, corpora
 from ngbench.zoo.transfer import TransferSplit
 
-# Keys that came after digits-cnn v1 was released: left out of JSON where they are not used, so that its recipe stays as it is.
+# The keys of a recipe in the order of the JSON in released files; the marked ones are left out where they are not used, since
+# The keys of a recipe in the order of the JSON in released files, and those left out where they are not used, since they came
+# after digits-cnn v1.
+_KEYS = (
+    *("name", "version", "title", "description", "licence", "citation", "kind", "num_runs", "seed", "images", "corpus"),
+    *("fits_per_image", "initialization", "architecture", "architectures", "hyperparameters", "splits", "rounding"),
+    "largest_weight",
+)
 _LATER_KEYS = ("architecture", "architectures", "splits")
 
 
-class Recipe(BaseModel):
+class Recipe(BaseModel, ABC):
     """Everything that decides which networks a zoo holds; the same recipe gives the same zoo.
 
     Args:
@@ -46,17 +55,18 @@ class Recipe(BaseModel):
         citation: What to cite.
         num_runs: Training runs; run indices go from 0.
         seed: With a run's index it decides the run.
-        images: What the networks are trained on.
-        architecture: What all networks are built as; None where they are built as different `architectures`.
-        architectures: What networks are built as: run i is built as the architecture at place i modulo their number. An entry
-            with a key ``vary``, which maps keys to lists of values, stands for one entry for each combination of these.
         hyperparameters: A distribution for each hyper-parameter that does not follow from architecture and corpus.
-        splits: Further splits, by name, that separate networks by a column.
         rounding: 16-bit type that trained weights are rounded to before they are measured.
         largest_weight: A run that ends with a parameter beyond this magnitude has diverged, though it may be finite.
+        splits: Further splits, by name, that separate networks by a column.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    drawn: ClassVar[Mapping[str, Column]]
+    """All columns of the kind, of which the hyper-parameters are drawn."""
+    split_by: ClassVar[str | None] = None
+    """Column that decides which part of the split `default` a network stands in; None where its run id does."""
 
     name: str
     version: str
@@ -66,47 +76,25 @@ class Recipe(BaseModel):
     citation: str
     num_runs: PositiveInt
     seed: NonNegativeInt
-    images: ImagesSpec
-    architecture: Architecture | None = None
-    architectures: tuple[Architecture, ...] = ()
     hyperparameters: dict[str, Distribution]
-    splits: dict[str, TransferSplit] = {}
     rounding: Literal["bfloat16", "float16", "none"]
     largest_weight: PositiveFloat
+    splits: dict[str, TransferSplit] = {}
 
     @field_validator("hyperparameters")
     @classmethod
     def _complete_and_in_range(cls, given: dict[str, Distribution]) -> dict[str, Distribution]:
-        wanted = columns_of("hyperparameter")
+        wanted = [name for name, column in cls.drawn.items() if column.role == "hyperparameter"]
         if set(given) != set(wanted):
             missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
             raise ValueError(f"expected one distribution for each of {', '.join(wanted)}; missing {missing}, unknown {unknown}")
         for name, distribution in given.items():
             for value in distribution.extremes():
-                if not COLUMNS[name].allows(value):
-                    raise ValueError(f"{name}: expected {COLUMNS[name].domain}, got {value!r}")
+                if not cls.drawn[name].allows(value):
+                    raise ValueError(f"{name}: expected {cls.drawn[name].domain}, got {value!r}")
             if isinstance(distribution, ByValue):
                 _check_cases(name, distribution, given)
         return {name: given[name] for name in wanted}
-
-    @field_validator("architectures", mode="before")
-    @classmethod
-    def _every_combination(cls, given: Any) -> Any:
-        if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
-            return given
-        return [combination for entry in given for combination in _combinations(entry)]
-
-    @model_validator(mode="after")
-    def _architectures_fit_the_corpora(self) -> Recipe:
-        if (self.architecture is None) == (not self.architectures):
-            raise ValueError("expected either architecture, one for all runs, or architectures, a list; got both or neither")
-        for architecture in self.architectures or (self.architecture,):
-            if architecture is not None and not self.corpora_for(architecture):
-                raise ValueError(
-                    f"expected a corpus for each number of classes; none of {', '.join(self.images.corpora)} has the "
-                    f"{architecture.num_classes} of a {architecture.family}"
-                )
-        return self
 
     @model_validator(mode="after")
     def _splits_name_columns(self) -> Recipe:
@@ -121,27 +109,23 @@ class Recipe(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _as_first_released(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in handler(self).items() if value or key not in _LATER_KEYS}
-
-    @property
-    def has_design(self) -> bool:
-        """Whether networks differ in architecture or corpus, so that metadata columns tell them."""
-        return bool(self.architectures) or len(self.images.corpora) > 1
+    def _as_released(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = handler(self)
+        return {key: content[key] for key in _KEYS if key in content and (content[key] or key not in _LATER_KEYS)}
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The metadata columns of the zoo, in their order."""
-        return zoo_columns(has_design=self.has_design)
+        return tuple(self.drawn.values())
 
+    @property
+    def num_architectures(self) -> int:
+        """Run i has the architecture of run i modulo this."""
+        return 1
+
+    @abstractmethod
     def architecture_of(self, run_index: int) -> Architecture:
         """What the network of a run is built as."""
-        return self.architecture or self.architectures[run_index % len(self.architectures)]
-
-    def corpora_for(self, architecture: Architecture) -> tuple[str, ...]:
-        """The corpora that networks of an architecture are trained on: among several, those with as many classes."""
-        names = self.images.corpora
-        return names if len(names) == 1 else tuple(n for n in names if corpora[n].num_classes == architecture.num_classes)
 
     def sample(self, run_index: int) -> dict[str, Value]:
         """Hyper-parameters of a run, by column name; they depend on the recipe's seed and the index only.
@@ -172,6 +156,126 @@ class Recipe(BaseModel):
         return f"{self.name}-{run_index:05d}"
 
 
+class ClassifierRecipe(Recipe):
+    """Networks that tell the classes of images.
+
+    Args:
+        images: What the networks are trained on.
+        architecture: What all networks are built as; None where they are built as different `architectures`.
+        architectures: What networks are built as: run i is built as the architecture at place i modulo their number. An entry
+            with a key ``vary``, which maps keys to lists of values, stands for one entry for each combination of these.
+    """
+
+    drawn: ClassVar[Mapping[str, Column]] = COLUMNS
+
+    images: ImagesSpec
+    architecture: ClassifierArchitecture | None = None
+    architectures: tuple[ClassifierArchitecture, ...] = ()
+
+    @field_validator("architectures", mode="before")
+    @classmethod
+    def _every_combination(cls, given: Any) -> Any:
+        if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+            return given
+        return [combination for entry in given for combination in _combinations(entry)]
+
+    @model_validator(mode="after")
+    def _architectures_fit_the_corpora(self) -> ClassifierRecipe:
+        if (self.architecture is None) == (not self.architectures):
+            raise ValueError("expected either architecture, one for all runs, or architectures, a list; got both or neither")
+        for architecture in self.architectures or (self.architecture,):
+            if architecture is not None and not self.corpora_for(architecture):
+                raise ValueError(
+                    f"expected a corpus for each number of classes; none of {', '.join(self.images.corpora)} has the "
+                    f"{architecture.num_classes} of a {architecture.family}"
+                )
+        return self
+
+    @property
+    def has_design(self) -> bool:
+        """Whether networks differ in architecture or corpus, so that metadata columns tell them."""
+        return bool(self.architectures) or len(self.images.corpora) > 1
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The metadata columns of the zoo, in their order."""
+        return zoo_columns(has_design=self.has_design, is_cnn=isinstance(self.architecture, Cnn))
+
+    @property
+    def num_architectures(self) -> int:
+        """Run i has the architecture of run i modulo this."""
+        return max(1, len(self.architectures))
+
+    def architecture_of(self, run_index: int) -> ClassifierArchitecture:
+        """What the network of a run is built as."""
+        return self.architecture or self.architectures[run_index % len(self.architectures)]
+
+    def corpora_for(self, architecture: ClassifierArchitecture) -> tuple[str, ...]:
+        """The corpora that networks of an architecture are trained on: among several, those with as many classes."""
+        names = self.images.corpora
+        return names if len(names) == 1 else tuple(n for n in names if corpora[n].num_classes == architecture.num_classes)
+
+
+class InrRecipe(Recipe):
+    """Implicit neural representations: each network is fitted to one image, whose grey values it gives at the pixels' places.
+
+    Run i is a fit of image i divided by `fits_per_image`. All fits of an image stand in one part of the split.
+
+    Args:
+        kind: Always ``"inr"``.
+        corpus: The images; all of them, in their order.
+        fits_per_image: Networks of each image.
+        initialization: Whether each fit starts from initial weights of its own, or all of the zoo from the same ones.
+        architecture: What all networks are built as.
+    """
+
+    drawn: ClassVar[Mapping[str, Column]] = INR_COLUMNS
+    split_by: ClassVar[str | None] = "image_index"
+
+    kind: Literal["inr"]
+    corpus: str
+    fits_per_image: PositiveInt
+    initialization: Literal["independent", "shared"]
+    architecture: Siren
+
+    @model_validator(mode="after")
+    def _has_the_images(self) -> InrRecipe:
+        num_images = -(-self.num_runs // self.fits_per_image)
+        if num_images > corpora[self.corpus].num_images:
+            raise ValueError(
+                f"num_runs: {self.num_runs} runs, {self.fits_per_image} an image, take {num_images} images; expected at most the "
+                f"{corpora[self.corpus].num_images} of corpus {self.corpus!r}"
+            )
+        return self
+
+    def architecture_of(self, run_index: int) -> Siren:
+        """What the network of a run is built as."""
+        return self.architecture
+
+
+_KINDS: Mapping[str, type[ClassifierRecipe | InrRecipe]] = MappingProxyType({"classifier": ClassifierRecipe, "inr": InrRecipe})
+
+
+def parse_recipe(content: Mapping[str, Any], *, source: str) -> ClassifierRecipe | InrRecipe:
+    """The recipe of a mapping of keys; the key ``kind`` says of which kind, and is missing for classifiers.
+
+    Args:
+        content: As JSON or YAML holds it.
+        source: Where it stands, for error texts.
+
+    Raises:
+        RecipeError: A key or value is wrong.
+    """
+    kind = content.get("kind", "classifier")
+    if kind not in _KINDS:
+        raise RecipeError(f"{source}: key 'kind': expected one of {', '.join(_KINDS)}, got {kind!r}")
+    fields = {key: value for key, value in content.items() if key != "kind" or kind != "classifier"}
+    try:
+        return _KINDS[kind].model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {_describe(error)}") from error
+
+
 def _combinations(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """An entry of `architectures` for each combination of the values in its key ``vary``."""
     varied = entry.get("vary", {})
@@ -200,7 +304,7 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path) -> ClassifierRecipe | InrRecipe:
     """Reads a recipe that ngbench ships, by name, or any recipe file, by a path that ends in ``.yaml``.
 
     Raises:
@@ -219,17 +323,14 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     return _parse(text, name_or_path=str(name_or_path))
 
 
-def _parse(text: str, *, name_or_path: str) -> Recipe:
+def _parse(text: str, *, name_or_path: str) -> ClassifierRecipe | InrRecipe:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe file {name_or_path!r} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"recipe file {name_or_path!r}: expected a mapping of keys, got {type(content).__name__}")
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise RecipeError(f"recipe file {name_or_path!r}: {_describe(error)}") from error
+    return parse_recipe(content, source=f"recipe file {name_or_path!r}")
 
 
 def _describe(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""One training run: every random draw that makes its network, from its own seed."""
+"""One training run, of a classifier or of an implicit neural representation: every random draw that makes its network."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ngbench.zoo.architectures import Architecture, num_parameters
-from ngbench.zoo.initializers import initialize
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.architectures import ClassifierArchitecture, Siren, num_parameters
+from ngbench.zoo.images import load_corpus
+from ngbench.zoo.initializers import initialize, initialize_siren
+from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe
 
 # streams of a run's seed; stream 0 draws the hyper-parameters
 _INITIAL_WEIGHTS, _BATCH_ORDER, _DROPOUT, _CORPUS = 1, 2, 3, 4
@@ -18,7 +19,7 @@ _INITIAL_WEIGHTS, _BATCH_ORDER, _DROPOUT, _CORPUS = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class Run:
-    """What one network is made from.
+    """What one classifier is made from.
 
     Args:
         run_id: Name of the run.
@@ -34,14 +35,14 @@ class Run:
     run_id: str
     index: int
     seed: int
-    architecture: Architecture
+    architecture: ClassifierArchitecture
     corpus: str
     hyperparameters: Mapping[str, Any]
     num_train: int
     num_steps: int
 
     @classmethod
-    def of(cls, recipe: Recipe, index: int) -> Run:
+    def of(cls, recipe: ClassifierRecipe, index: int) -> Run:
         """The run of a recipe with an index.
 
         Raises:
@@ -92,3 +93,68 @@ class Run:
         """Keys of the masks of each step and dropout layer, int32 ``[num_steps, num_dropouts]``."""
         rng = np.random.default_rng([self.seed, _DROPOUT])
         return rng.integers(-(1 << 31), 1 << 31, size=(self.num_steps, num_dropouts), dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one implicit neural representation is made from.
+
+    Args:
+        run_id: Name of the fit.
+        index: Its number in the recipe.
+        seed: Of its random draws.
+        initial_seed: Of its initial weights: its own, or the recipe's where all fits start from the same weights.
+        architecture: What its network is built as.
+        corpus: Where its image is from.
+        image_index: Which image that is.
+        fit_index: Its number among the fits of the image.
+        hyperparameters: By column name.
+    """
+
+    run_id: str
+    index: int
+    seed: int
+    initial_seed: int
+    architecture: Siren
+    corpus: str
+    image_index: int
+    fit_index: int
+    hyperparameters: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, recipe: InrRecipe, index: int) -> Fit:
+        """The fit of a recipe with an index.
+
+        Raises:
+            RecipeError: The recipe has no such run.
+        """
+        seed, (image, fit) = recipe.run_seed(index), divmod(index, recipe.fits_per_image)
+        initial_seed = seed if recipe.initialization == "independent" else recipe.seed
+        sample, architecture = recipe.sample(index), recipe.architecture_of(index)
+        return cls(recipe.run_id(index), index, seed, initial_seed, architecture, recipe.corpus, image, fit, sample)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimisation steps that it takes."""
+        return self.hyperparameters["num_steps"]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is known of the network before it is fitted, by column name."""
+        label = int(load_corpus(self.corpus)[1][self.image_index])
+        identity = {"run_id": self.run_id, "run_index": self.index, "seed": self.seed, "label": label}
+        return {**identity, "image_index": self.image_index, "fit_index": self.fit_index, **self.hyperparameters}
+
+    def initial_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+        """Flat float64 ``[parameters]`` for parameters of these shapes."""
+        rng = np.random.default_rng([self.initial_seed, _INITIAL_WEIGHTS])
+        return initialize_siren(shapes, rng, omega=self.architecture.omega)
+
+
+def run_of(recipe: ClassifierRecipe | InrRecipe, index: int) -> Run | Fit:
+    """The run of a recipe of either kind with an index.
+
+    Raises:
+        RecipeError: The recipe has no such run.
+    """
+    return Fit.of(recipe, index) if isinstance(recipe, InrRecipe) else Run.of(recipe, index)

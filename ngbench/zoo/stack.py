@@ -18,14 +18,14 @@ import torch
 from torch import nn
 
 from ngbench.errors import UnsupportedLayerError
-from ngbench.zoo.modules import Patches, Pooling, ResidualBlock, TransformerBlock
+from ngbench.zoo.modules import Patches, Pooling, ResidualBlock, Sine, TransformerBlock
 
 Parameters = Mapping[str, torch.Tensor]
 Drop = Callable[[torch.Tensor, int], torch.Tensor]
 
 # float32 numbers in 64 bytes
 _ALIGNMENT = 16
-_ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+_ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, Sine)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _COMPOSED = (ResidualBlock, Patches, TransformerBlock)
 
@@ -52,18 +52,18 @@ class StackedModule:
             _check(name, layer)
 
     def __call__(
-        self, state: Parameters, images: torch.Tensor, *, drop: Drop | None = None, trains: bool = False
+        self, state: Parameters, inputs: torch.Tensor, *, drop: Drop | None = None, trains: bool = False
     ) -> torch.Tensor:
-        """Logits ``[networks, images, classes]``.
+        """Outputs ``[networks, inputs, outputs]``: logits of images, or values at points.
 
         Args:
             state: Each parameter and running statistic by its state-dict path, ``[networks, *shape]``.
-            images: ``[networks, images, channels, height, width]``.
+            inputs: Images ``[networks, images, channels, height, width]`` or points ``[networks, points, coordinates]``.
             drop: Called on the activations at each dropout with the dropout's number; None to keep all.
             trains: Whether batch norms use the statistics of these images and move the running ones, in place.
         """
         forward = _Forward(state, self._bands, self._num_networks, drop, trains)
-        hidden = images.permute(0, 1, 3, 4, 2)
+        hidden = inputs.permute(0, 1, 3, 4, 2) if inputs.dim() == 5 else inputs
         for name, layer in self._module.named_children():
             hidden = forward.apply(name, layer, hidden)
         return hidden

@@ -1,10 +1,9 @@
-"""Trains thousands of networks at once: stacks of networks share every matrix product, and each comes out as if trained alone."""
+"""Trains thousands of classifiers at once: stacks of networks share every product, and each comes out as if trained alone."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,65 +12,29 @@ from torch import nn
 
 from ngbench.errors import ImagesError, TrainingError
 from ngbench.progress import Progress, silent
-from ngbench.zoo.architectures import Architecture, build
+from ngbench.zoo.architectures import ClassifierArchitecture, build
 from ngbench.zoo.columns import columns_of
 from ngbench.zoo.dropout import StackedDropout
 from ngbench.zoo.evaluate import STACK_SIZE, round_to_16_bits, score
 from ngbench.zoo.images import ImageSplits, load_images
 from ngbench.zoo.optimizers import StackedOptimizer
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.recipe import ClassifierRecipe
 from ngbench.zoo.run import Run
 from ngbench.zoo.stack import StackedModule, aligned_rows, norm_scales, parameter_shapes, statistic_shapes, unflatten
+from ngbench.zoo.trained import TrainedNetworks, typed_columns
 
 _STEPS_A_REPORT = 25
-_DTYPES = {"int": np.int64, "float": np.float64, "str": np.str_}
-
-
-@dataclass(frozen=True)
-class TrainedNetworks:
-    """Networks of one architecture after training, in the order of their run indices.
-
-    Args:
-        architecture: What all of them are built as; the activation of each is the metadata column ``activation``.
-        parameters: Parameters and running statistics, float32 ``[networks, *shape]`` by state-dict path.
-        metadata: ``[networks]`` by column name; `ngbench.zoo.columns` describes the columns.
-        diverged: Run id and reason of each run whose weights or losses are not finite or too large; these have no row.
-
-    Raises:
-        TrainingError: The arrays have different numbers of networks.
-    """
-
-    architecture: Architecture
-    parameters: Mapping[str, np.ndarray]
-    metadata: Mapping[str, np.ndarray]
-    diverged: tuple[tuple[str, str], ...]
-
-    def __post_init__(self) -> None:
-        lengths = {name: len(array) for name, array in {**self.parameters, **self.metadata}.items()}
-        if len(set(lengths.values())) > 1:
-            raise TrainingError(f"parameters and metadata need one row a network each, got {lengths}; cut them alike")
-
-    def __len__(self) -> int:
-        return len(self.metadata["run_id"])
-
-    def module_of(self, row: int) -> nn.Sequential:
-        """The network of a row as a torch module in evaluation mode."""
-        module = build(self.architecture, str(self.metadata["activation"][row]), dropout=float(self.metadata["dropout"][row]))
-        found = {path: torch.tensor(values[row]) for path, values in self.parameters.items()}
-        # counters of batches are in no zoo: what a network computes does not depend on them
-        module.load_state_dict({**module.state_dict(), **found})
-        return module.eval()
 
 
 def train(
-    recipe: Recipe,
+    recipe: ClassifierRecipe,
     run_indices: Sequence[int],
     *,
     progress: Progress = silent,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> TrainedNetworks:
-    """Trains runs of a recipe, rounds their weights, then measures them.
+    """Trains runs of a recipe of classifiers, rounds their weights, then measures them.
 
     A network does not depend on which others are trained in the same call: up to rounding errors always; bit for bit, on the
     same CPU, where all matrices of a product start at multiples of 64 bytes (as in digits-cnn: batches of 32, layers of 8
@@ -112,7 +75,7 @@ def train(
     return _trained(recipe, runs, states=final, images=images)
 
 
-def _images(recipe: Recipe, corpus: str, architecture: Architecture) -> ImageSplits:
+def _images(recipe: ClassifierRecipe, corpus: str, architecture: ClassifierArchitecture) -> ImageSplits:
     images = load_images(recipe.images, corpus)
     if images.train_images.shape[1:] != architecture.input_shape:
         raise ImagesError(
@@ -137,7 +100,7 @@ class _StackTrainer:
     """Trains one stack of runs, given longest first; `weights` ``[networks, parameters]`` hold them as they are."""
 
     def __init__(
-        self, recipe: Recipe, runs: Sequence[Run], *, images: Mapping[str, ImageSplits], device: str, dtype: torch.dtype
+        self, recipe: ClassifierRecipe, runs: Sequence[Run], *, images: Mapping[str, ImageSplits], device: str, dtype: torch.dtype
     ):
         module = build(runs[0].architecture, runs[0].hyperparameters["activation"])
         num_dropouts = sum(isinstance(layer, nn.Dropout) for layer in module.modules())
@@ -187,7 +150,9 @@ class _StackTrainer:
         self._optimizer.step(step, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1))
 
 
-def _trained(recipe: Recipe, runs: Sequence[Run], *, states: torch.Tensor, images: Mapping[str, ImageSplits]) -> TrainedNetworks:
+def _trained(
+    recipe: ClassifierRecipe, runs: Sequence[Run], *, states: torch.Tensor, images: Mapping[str, ImageSplits]
+) -> TrainedNetworks:
     """Measures the networks, of parameters and statistics ``[networks, values]``, and sets aside those that diverged."""
     measured = _measure(runs, states=states, images=images)
     module = build(runs[0].architecture, runs[0].hyperparameters["activation"])
@@ -201,12 +166,10 @@ def _trained(recipe: Recipe, runs: Sequence[Run], *, states: torch.Tensor, image
         for run, size, sound, keep in zip(runs, largest, sound_weights, kept, strict=True)
         if not keep
     )
-    known = [run.columns for run in runs]
-    columns = {name: [columns[name] for columns in known] for name in known[0]} | measured
     return TrainedNetworks(
         architecture=runs[0].architecture,
         parameters={path: values.cpu().numpy()[kept] for path, values in unflatten(states, _state_shapes(module)).items()},
-        metadata={column.name: np.array(columns[column.name], dtype=_DTYPES[column.dtype])[kept] for column in recipe.columns},
+        metadata=typed_columns(recipe.columns, [run.columns for run in runs], measured=measured, kept=kept),
         diverged=diverged,
     )
 

@@ -3,18 +3,43 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from baselines.flat_mlp import FlatMLP
 from ngbench.errors import ConfigError, MethodError
-from ngbench.methods import make_method, method_class, methods
-from ngbench.testing import check_method
+from ngbench.methods import Budget, RunContext, make_method, method_class, methods
+from ngbench.testing import PROBLEMS, check_method, fake_classes, fake_dataset
+
+ON_IMAGES_OF_A_ZOO = {"functional-distance", "activation-matching"}
+"""Methods that run networks on the images of their zoo, which fakes lack; files of their own test them."""
+
+PREDICTING = [
+    name
+    for name in methods
+    if hasattr(method_class(name), "predict") and "classification" in (method_class(name).info.kinds or ("classification",))
+]
 
 
-@pytest.mark.parametrize("name", list(methods))
+@pytest.mark.parametrize("name", sorted(set(methods) - ON_IMAGES_OF_A_ZOO))
 def test_every_registered_method_keeps_the_rules(name):
     check_method(name)
     assert method_class(name).info.name == name
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_every_registered_method_that_predicts_learns_classes_of_the_scale_of_weights(name):
+    train, val, test = (fake_classes(fake_dataset(num_graphs=size, seed=size)) for size in (121, 61, 121))
+    problem, method = PROBLEMS["classification"], make_method(name)
+    method.fit(problem, train, val, RunContext(seed=1, budget=Budget(max_epochs=10, num_candidates=1)))
+    predictions = method.predict(test.without_targets())
+    assert predictions.shape == (121, 3)
+    np.testing.assert_allclose(predictions.sum(axis=1), 1.0)
+    accuracy, chance = problem.metric(predictions, test.targets), np.bincount(test.targets).max() / 121
+    if method.info.access == "none":
+        assert accuracy <= chance
+    else:
+        assert accuracy > chance + 0.1
 
 
 def test_the_first_methods_are_registered():

@@ -39,7 +39,7 @@ def fitted():
 def untrained(networks, **options):
     method = DeepSet(replace(SMALL, **options))
     torch.manual_seed(0)
-    method._module, method._problem = method.build(networks), PROBLEM
+    method._module, method._problem = method.build(networks, num_outputs=1), PROBLEM
     return method
 
 
@@ -105,6 +105,8 @@ def test_options_out_of_range_are_refused():
         DeepSet.Config(pooling="sum")
     with pytest.raises(ConfigError, match="num_layers is 0"):
         DeepSet.Config(num_layers=0)
+    with pytest.raises(ConfigError, match=r"weight_noise is -0\.5; expected a number from 0 upward"):
+        DeepSet.Config(weight_noise=-0.5)
 
 
 def test_the_activation_is_read_whatever_the_order_of_the_topologies(fitted):

@@ -55,9 +55,11 @@ def test_it_must_be_fitted_first():
         FlatMLP().predict(fake_dataset())
 
 
-def test_options_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="epochs is 0"):
-        FlatMLP.Config(epochs=0)
+@pytest.mark.parametrize("option", [{"epochs": 0}, {"width": 0}, {"num_layers": -1}, {"weight_noise": -0.5}, {"clip": 0.0}])
+def test_options_out_of_range_are_refused(option):
+    ((name, value),) = option.items()
+    with pytest.raises(ConfigError, match=f"^{name} is {value}; expected a number"):
+        FlatMLP.Config(**option)
 
 
 def test_the_activation_is_read_whatever_the_order_of_the_topologies(fitted):
@@ -72,9 +74,9 @@ def test_the_activation_is_read_whatever_the_order_of_the_topologies(fitted):
 
 def test_a_diverged_network_does_not_set_the_scale_and_is_read():
     values = fake_dataset(num_graphs=60).bundles[0].values.clone()
-    usual = FlatNetwork(SMALL, values, ONE_STRUCTURE)
+    usual = FlatNetwork(SMALL, values, ONE_STRUCTURE, num_outputs=1)
     values[7] *= 1e30
-    with_diverged = FlatNetwork(SMALL, values, ONE_STRUCTURE).eval()
+    with_diverged = FlatNetwork(SMALL, values, ONE_STRUCTURE, num_outputs=1).eval()
     torch.testing.assert_close(with_diverged.scale, usual.scale, rtol=0.3, atol=0.0)
     bundle = replace(fake_dataset(num_graphs=60).bundles[0], values=values)
     assert with_diverged(GraphBatch((bundle,))).abs().max() < 100
@@ -83,13 +85,13 @@ def test_a_diverged_network_does_not_set_the_scale_and_is_read():
 def test_a_position_that_never_varies_is_only_shifted():
     values = fake_dataset(num_graphs=60).bundles[0].values.clone()
     values[:, 3] = 0.25
-    network = FlatNetwork(SMALL, values, ONE_STRUCTURE)
+    network = FlatNetwork(SMALL, values, ONE_STRUCTURE, num_outputs=1)
     assert (network.centre[3], network.scale[3]) == (0.25, 1.0)
 
 
 def test_noise_falls_on_the_weights_in_training_only():
     batch = fake_dataset(num_graphs=9).batch()
-    network = FlatNetwork(SMALL, batch.bundles[0].values, ONE_STRUCTURE)
+    network = FlatNetwork(SMALL, batch.bundles[0].values, ONE_STRUCTURE, num_outputs=1)
     assert not torch.equal(network.train()(batch), network(batch))
     assert torch.equal(network.eval()(batch), network(batch))
 

@@ -40,7 +40,7 @@ def fitted():
 
 def module_on(networks, **options):
     torch.manual_seed(0)
-    return MatrixCNN(replace(SMALL, **options)).build(networks).double().eval()
+    return MatrixCNN(replace(SMALL, **options)).build(networks, num_outputs=1).double().eval()
 
 
 def in_float64(networks):
@@ -150,9 +150,17 @@ def test_networks_keep_their_place_in_a_batch_of_many_structures():
     torch.testing.assert_close(module(in_float64(networks)), alone, rtol=1e-12, atol=1e-12)
 
 
-def test_options_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="num_layers is 2 and kernel_size 4"):
-        MatrixCNN.Config(num_layers=2, kernel_size=4)
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"kernel_size": 4}, "kernel_size is 4; expected an odd number above 0"),
+        ({"num_layers": 0}, "num_layers is 0; expected a number above 0"),
+        ({"weight_noise": -0.5}, r"weight_noise is -0\.5; expected a number from 0 upward"),
+    ],
+)
+def test_options_out_of_range_are_refused(option, message):
+    with pytest.raises(ConfigError, match=message):
+        MatrixCNN.Config(**option)
 
 
 def test_activations_are_read_and_unknown_ones_are_not(fitted):

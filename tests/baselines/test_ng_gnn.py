@@ -135,7 +135,16 @@ def test_it_must_be_fitted_first():
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"encoding": "sine"}, "encoding is 'sine'"), ({"pooling": "median"}, "pooling is 'median'")]
+    ("option", "message"),
+    [
+        ({"encoding": "sine"}, "encoding is 'sine'"),
+        ({"pooling": "median"}, "pooling is 'median'"),
+        ({"channels": 0}, "channels is 0; expected a number above 0"),
+        ({"weight_noise": -0.1}, r"weight_noise is -0\.1; expected a number from 0 upward"),
+        ({"num_frequencies": 64}, "num_frequencies is 64, which nothing reads where encoding is 'linear'; expected 128"),
+        ({"frequency_scale": 1.0}, r"frequency_scale is 1\.0, which nothing reads where encoding is 'linear'; expected 3\.0"),
+        ({"probes": "data"}, "probes is 'data', which nothing reads where num_probes is 0; expected 'learned', the default, or"),
+    ],
 )
 def test_unknown_options_are_refused(option, message):
     with pytest.raises(ConfigError, match=message):
@@ -483,6 +492,21 @@ def test_a_large_network_is_read_a_few_targets_at_a_time_to_the_same_numbers(mon
                 whole = module(batch)
                 monkeypatch.setitem(steps.FLOATS_AT_ONCE, "cpu", 6 * 2 * 7)
                 torch.testing.assert_close(module(batch), whole, rtol=0, atol=1e-12)
-                num_parts = len(list(Wiring.of(topology, config.reverse_edges).parts(7)))
+                num_parts = len(list(Wiring.of(topology, config.reverse_edges).parts(7, torch.device("cpu"))))
             assert num_parts > len(topology.blocks)
             torch.testing.assert_close(module(batch).detach(), whole, rtol=0, atol=1e-12)
+
+
+def test_embeddings_are_computed_on_as_many_threads_as_the_configuration_says(monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    method = NGGNN(replace(SMALL, num_threads=before + 1))
+    method._module, networks = untrained(SMALL), fake_dataset(num_graphs=3)
+    for name in ("embed", "embed_nodes"):
+        plain = getattr(GraphNetwork, name)
+        monkeypatch.setattr(
+            GraphNetwork, name, lambda self, b, plain=plain: seen.append(torch.get_num_threads()) or plain(self, b)
+        )
+    method.embed(networks)
+    method.embed_nodes(networks)
+    assert seen == [before + 1] * 2
+    assert torch.get_num_threads() == before

@@ -235,6 +235,8 @@ def test_it_learns_what_the_scale_of_the_weights_tells():
     [
         ({"pooling": "median"}, "pooling is 'median'"),
         ({"attention_channels": 30, "num_heads": 4}, "attention_channels is 30 with num_heads 4; expected a multiple of it"),
+        ({"read_out_layers": -1}, "read_out_layers is -1; expected a number from 0 upward"),
+        ({"num_heads": 0}, "num_heads is 0; expected a number above 0"),
         ({"dropout": 1.0}, "dropout is 1.0; expected a share, at least 0 and below 1"),
     ],
 )

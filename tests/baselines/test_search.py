@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from baselines import search
 from baselines.search import Search, fit, main, read, table
 from ngbench.errors import ConfigError
+from ngbench.methods import MethodInfo
 from ngbench.store import Zoo
 
 TEXT = """
@@ -92,3 +94,39 @@ def test_a_shipped_search_is_one_and_its_results_are_of_its_candidates(file):
     assert results
     assert {search._key(record) for record in results} <= keys
     assert all(0 < record["val"] < 1 for record in results)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "cdua"], "device is 'cdua'; expected one that this machine has: cpu"),
+        (["--zoo", "digits-cn"], "zoo 'digits-cn' is in none of these searches; expected one of digits-cnn"),
+    ],
+)
+def test_an_unknown_device_or_zoo_is_refused_before_anything_is_fitted(options, message, path):
+    result = CliRunner().invoke(main, [str(path), *options])
+    assert (result.exit_code, message in result.output) == (2, True)
+    assert not path.with_suffix(".jsonl").exists()
+
+
+class Unlucky:
+    """A method that fails with an error of Python's own for one seed."""
+
+    info = MethodInfo("unlucky", "Unlucky", "none", invariant=True, any_architecture=True, paper="none")
+    num_parameters = 1
+
+    def fit(self, problem, train, val, context):
+        if context.seed == 3:
+            raise MemoryError("no memory for 3")
+
+    def predict(self, networks):
+        return np.zeros(len(networks))
+
+
+def test_an_error_of_any_kind_is_a_record_and_the_other_fits_go_on(path):
+    path.write_text(TEXT.replace("method: mean", f"method: {__name__}:Unlucky"))
+    for _ in range(2):
+        assert CliRunner().invoke(main, [str(path)]).exit_code == 0
+        records = sorted(read(path.with_suffix(".jsonl")), key=lambda record: record["seed"])
+        found = [(record["seed"], record.get("val"), record.get("failed")) for record in records]
+        assert found == [(0, 0.0, None), (3, None, "MemoryError: no memory for 3")]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from baselines.fitting import boosting
-from baselines.trivial import Hyperparameters, Mean
+from baselines.trivial import Hyperparameters, Majority, Mean
 from ngbench.errors import MethodError
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, RunContext
-from ngbench.testing import PROBLEM, fake_dataset
+from ngbench.testing import PROBLEM, PROBLEMS, fake_classes, fake_dataset
 
 NUM_TRAIN, NUM_VAL, NUM_TEST = 83, 41, 29
 
@@ -47,6 +47,27 @@ def test_the_mean_is_that_of_the_training_targets_alone(splits):
     np.testing.assert_array_equal(predictions, np.full(NUM_TEST, 41.0))
     assert predictions.dtype == np.float64
     assert method.num_parameters == 1
+
+
+def test_the_majority_gives_the_shares_of_the_classes_in_training_alone(splits):
+    train, val, test = splits
+    method = Majority()
+    classes = np.repeat([2, 0], [60, NUM_TRAIN - 60])
+    method.fit(
+        PROBLEMS["classification"], replace(train, targets=classes), replace(val, targets=np.ones(NUM_VAL, int)), context()
+    )
+    predictions = method.predict(test)
+    np.testing.assert_allclose(predictions, np.tile([23 / 83, 0, 60 / 83], (NUM_TEST, 1)), rtol=1e-15)
+    assert (predictions.dtype, method.num_parameters) == (np.float64, 3)
+
+
+def test_hyperparameters_predict_classes_too(splits):
+    train, val, test = (fake_classes(split) for split in splits)
+    method = Hyperparameters()
+    method.fit(PROBLEMS["classification"], train, val, context())
+    predictions = method.predict(test.without_targets())
+    assert predictions.shape == (NUM_TEST, 3)
+    assert PROBLEMS["classification"].metric(predictions, test.targets) > 0.8
 
 
 def test_hyperparameters_predict_what_the_recipe_tells(splits):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from baselines.fitting import boosting
+from baselines.fitting.perceptron import Perceptron
 from baselines.weight_statistics import (
     MODELS,
     NUM_STATISTICS,
@@ -25,8 +26,10 @@ from ngbench.testing import (
     ONE_STRUCTURE,
     OTHER_FAMILIES,
     PROBLEM,
+    PROBLEMS,
     SEVERAL_STRUCTURES,
     cnn_topology,
+    fake_classes,
     fake_dataset,
     fake_graphs,
     mlp_topology,
@@ -154,8 +157,8 @@ def test_the_better_model_by_validation_predicts_and_the_method_says_which(highe
 def test_parameters_are_those_of_the_perceptron_where_it_predicts():
     train, val = (fake_dataset(num_graphs=size, seed=size) for size in (83, 41))
     numbers = []
-    for model in MODELS:
-        method = WeightStatistics(WeightStatistics.Config(model=model, width=16, num_layers=1))
+    for options in ({"model": "boosting"}, {"model": "perceptron", "width": 16, "num_layers": 1}):
+        method = WeightStatistics(WeightStatistics.Config(**options))
         method.fit(PROBLEM, train, val, CONTEXT)
         numbers.append(method.num_parameters)
     # three layers, weights and biases, seven statistics each
@@ -171,6 +174,50 @@ def test_it_must_be_fitted_first_and_says_that_it_is_not():
 def test_an_unknown_model_is_refused():
     with pytest.raises(ConfigError, match="model is 'forest'; expected 'best' or 'boosting' or 'perceptron'"):
         WeightStatistics.Config(model="forest")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_gives_probabilities_of_classes(model):
+    train, val, test = (fake_classes(fake_dataset(num_graphs=size, seed=size)) for size in (153, 61, 59))
+    method, problem = WeightStatistics(WeightStatistics.Config(model=model)), PROBLEMS["classification"]
+    method.fit(problem, train, val, CONTEXT)
+    predictions = method.predict(test.without_targets())
+    assert predictions.shape == (59, 3)
+    assert predictions.min() >= 0
+    np.testing.assert_allclose(predictions.sum(axis=1), 1.0)
+    assert problem.metric(predictions, test.targets) > 0.6
+
+
+def test_embeddings_are_standardised_by_training_and_clipped():
+    train, test = (fake_dataset(ALL_FAMILIES, num_graphs=size, seed=size) for size in (83, 29))
+    method = WeightStatistics(WeightStatistics.Config(model="boosting"))
+    with pytest.raises(MethodError, match="weight-statistics has not been fitted"):
+        method.embed(test)
+    method.fit(PROBLEM, train, train, CONTEXT)
+    features, embedded = method.read(train), method.embed(train)
+    varies = (np.nanquantile(features, 0.84, axis=0) > np.nanquantile(features, 0.16, axis=0)) & ~np.isnan(features).any(0)
+    low, median, high = np.quantile(embedded[:, varies], (0.16, 0.5, 0.84), axis=0)
+    np.testing.assert_allclose(median, 0, atol=1e-9)
+    np.testing.assert_allclose((high - low) / 2, 1, atol=0.35)
+    np.testing.assert_array_equal(embedded[np.isnan(features)], 0)
+    assert np.abs(method.embed(test)).max() <= 4.0
+
+
+def test_options_of_the_perceptron_are_refused_beside_boosting_alone():
+    with pytest.raises(
+        ConfigError, match="width is 16, which nothing reads where model is 'boosting'; expected 256, the default"
+    ):
+        WeightStatistics.Config(model="boosting", width=16)
+
+
+def test_the_perceptron_predicts_on_as_many_threads_as_the_configuration_says(monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    method = WeightStatistics(WeightStatistics.Config(model="perceptron", epochs=1, num_threads=before + 1))
+    method.fit(PROBLEM, fake_dataset(num_graphs=20), fake_dataset(num_graphs=10), CONTEXT)
+    plain = Perceptron.forward
+    monkeypatch.setattr(Perceptron, "forward", lambda self, rows: seen.append(torch.get_num_threads()) or plain(self, rows))
+    method.predict(fake_dataset(num_graphs=5))
+    assert seen == [before + 1]
 
 
 def test_a_structure_that_was_not_fitted_still_gets_finite_predictions():

@@ -74,7 +74,7 @@ def test_evaluate_exits_with_one_where_a_number_differs(finished, small_zoo_path
 
 def test_a_run_on_another_split_says_so_and_is_evaluated_on_it(split_zoo_path, tmp_path):
     shown = ngbench("run", "--method", "mean", "--zoo", split_zoo_path, "--out", tmp_path, "--split", "tanh-held-out").stdout
-    assert "generalization on small v1, tanh-held-out: " in shown
+    assert "generalization of test_accuracy on small v1, tanh-held-out: " in shown
     folder = tmp_path / "generalization/small-v1-tanh-held-out/mean"
     assert "all 8 scores" in ngbench("evaluate", folder, "--zoo", split_zoo_path).stdout
 
@@ -96,10 +96,13 @@ def test_a_method_of_ones_own_runs_from_the_current_folder(small_zoo_path, tmp_p
         (["run", "--method", "mean", "--zoo", "digits-cn"], "did you mean 'digits-cnn'"),
         (["run", "--method", "mean", "--zoo", "gone.h5"], "gone.h5"),
         (["run", "--method", "no_such_module:Method"], "no_such_module"),
-        (["run", "--method", "json:dumps"], "expected a class with info, fit and predict"),
+        (["run", "--method", "json:dumps"], "expected a class with info, fit and one of predict, embed, embed_nodes and match"),
         (["run", "--method", "mean", "--split", "narrow-to-wide"], "zoo 'digits-cnn' has no split 'narrow-to-wide'"),
         (["run", "--method", "mean", "--device", "tpu9"], "device is 'tpu9'; expected one that this machine has"),
-        (["run", "--method", "mean", "--seeds", "one"], "'one' is no list of seeds"),
+        (
+            ["run", "--method", "mean", "--seeds", "one"],
+            "'one' is no number of seeds and no list of them; expected 3, or 0,1,2 or 0-4",
+        ),
         (["run", "--method", "flat-mlp", "--set", "depth"], "setting 'depth' has no value; expected KEY=VALUE"),
         (["run", "--method", "flat-mlp", "--set", "no_such=3"], "has no setting 'no_such'; expected one of"),
         (["evaluate", "no/such/folder"], "no/such/folder has no result.json"),
@@ -121,7 +124,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_two(arguments, message, tmp_p
 def test_a_full_disk_gets_one_sentence_and_keeps_what_is_finished(method, small_zoo_path, tmp_path):
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); from ngbench.cli import main; main()"
     arguments = ["run", "--method", method, "--zoo", str(small_zoo_path), "--set" if method == "ng-gnn" else "--seeds"]
-    command = [sys.executable, "-c", limited, *arguments, "epochs=1" if method == "ng-gnn" else "0"]
+    command = [sys.executable, "-c", limited, *arguments, "epochs=1" if method == "ng-gnn" else "1"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert found.returncode == 2, found.stderr
     assert "cannot write" in found.stderr

@@ -45,3 +45,12 @@ def test_card_is_made_for_a_zoo_of_several_families(made, tmp_path):
     (tmp_path / "mixed.md").write_text("<!-- made by ngbench zoo card: begin -->\n<!-- made by ngbench zoo card: end -->\n")
     ngbench("zoo", "card", made[0], "--out", tmp_path)
     assert "| transformer | 2 |" in (tmp_path / "mixed.md").read_text()
+
+
+def test_a_zoo_of_representations_is_made_told_and_proved(inr_recipe, tmp_path):
+    (tmp_path / "glance.yaml").write_text(yaml.safe_dump(inr_recipe.model_dump(mode="json")))
+    ngbench("zoo", "generate", tmp_path / "glance.yaml", "--out", tmp_path / "a.h5", "--workers", "1", "--limit", "21")
+    text = ngbench("zoo", "info", tmp_path / "a.h5").stdout
+    assert "(no image_index is in two)" in text
+    assert text.count("psnr") == 2
+    assert "ok     recorded error: 21 networks rendered at 64 points" in ngbench("zoo", "verify", tmp_path / "a.h5").stdout

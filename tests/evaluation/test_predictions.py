@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ngbench.evaluation import Predictions
 IDS = ("a", "b", "c", "d")
 
 
-def predictions(ids=IDS, values=(0.1, 0.2, 0.3, 0.4), scrambled=(0.5, 0.6, 0.7, 0.8)):
+def predictions(ids=IDS, values=(0.1, 0.2, 0.3, 0.4), scrambled=((0.5, 0.6, 0.7, 0.8), (0.9, 0.3, 0.2, 0.1))):
     return Predictions(tuple(ids), np.array(values), np.array(scrambled), {"method": "mean", "seed": 3})
 
 
@@ -22,20 +23,20 @@ def test_a_saved_file_loads_as_it_was(tmp_path):
     assert loaded.ids == IDS
     assert loaded.about == {"method": "mean", "seed": 3}
     np.testing.assert_array_equal(loaded.values, [0.1, 0.2, 0.3, 0.4])
-    np.testing.assert_array_equal(loaded.scrambled, [0.5, 0.6, 0.7, 0.8])
+    np.testing.assert_array_equal(loaded.scrambled, [[0.5, 0.6, 0.7, 0.8], [0.9, 0.3, 0.2, 0.1]])
     assert [path.name for path in tmp_path.iterdir()] == ["p.npz"]
 
 
 def test_rows_are_aligned_by_id_whatever_their_order():
     values, scrambled = predictions().aligned(("d", "a", "c", "b"))
     np.testing.assert_array_equal(values, [0.4, 0.1, 0.3, 0.2])
-    np.testing.assert_array_equal(scrambled, [0.8, 0.5, 0.7, 0.6])
+    np.testing.assert_array_equal(scrambled, [[0.8, 0.5, 0.7, 0.6], [0.1, 0.9, 0.2, 0.3]])
 
 
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (("a", "b", "c"), r"1 row is missing \(d\); expected each of the 4 test networks once, got 3 rows"),
+        (("a", "b", "c"), r"1 row is missing \(d\); expected each of the 4 rows of the test split once, got 3 rows"),
         (("a", "b", "c", "d", "e"), r"1 row is not in the test split \(e\).*got 5 rows"),
         (("a", "b", "c", "d", "b"), r"1 row is there more than once \(b\).*got 5 rows"),
         ((), r"4 rows are missing \(a, b, c, …\)"),
@@ -44,7 +45,7 @@ def test_rows_are_aligned_by_id_whatever_their_order():
 def test_missing_extra_and_double_rows_are_refused_by_name(ids, message):
     rows = np.linspace(0, 1, len(ids))
     with pytest.raises(PredictionsError, match=message):
-        predictions(ids, rows, rows).aligned(IDS)
+        predictions(ids, rows, rows[np.newaxis]).aligned(IDS)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -52,14 +53,31 @@ def test_a_row_that_is_not_finite_is_refused_by_name(bad):
     with pytest.raises(PredictionsError, match=r"1 of the values are not finite \(c\)"):
         predictions(values=(0.1, 0.2, bad, 0.4)).aligned(IDS)
     with pytest.raises(PredictionsError, match=r"1 of the scrambled are not finite \(a\)"):
-        predictions(scrambled=(bad, 0.2, 0.3, 0.4)).aligned(IDS)
+        predictions(scrambled=((0.1, 0.2, 0.3, 0.4), (bad, 0.2, 0.3, 0.4))).aligned(IDS)
 
 
 def test_columns_of_another_shape_or_type_are_refused():
-    with pytest.raises(PredictionsError, match=r"values .* shape \(4, 1\); expected numbers of shape \(4,\)"):
-        predictions(values=[[0.1], [0.2], [0.3], [0.4]]).aligned(IDS)
+    with pytest.raises(PredictionsError, match=r"values .* shape \(3,\); expected numbers for 4 rows"):
+        predictions(values=[0.1, 0.2, 0.3], scrambled=[[0.5, 0.6, 0.7]]).aligned(IDS)
     with pytest.raises(PredictionsError, match="have type <U1"):
         predictions(values=["x", "y", "z", "w"]).aligned(IDS)
+
+
+@pytest.mark.parametrize("scrambled", [np.zeros(4), np.zeros((2, 3)), np.zeros((2, 4, 1)), np.zeros((0, 4))])
+def test_scrambled_copies_of_another_shape_and_none_at_all_are_refused(scrambled):
+    shape = re.escape(str(scrambled.shape))
+    with pytest.raises(PredictionsError, match=rf"scrambled predictions have shape {shape}; expected copies of shape \(4,\)"):
+        predictions(scrambled=scrambled).aligned(IDS)
+
+
+def test_a_row_may_hold_several_numbers_of_which_one_that_is_not_finite_is_refused():
+    values, scrambled = np.arange(12.0).reshape(4, 3), np.arange(24.0).reshape(2, 4, 3)
+    aligned = predictions(values=values, scrambled=scrambled).aligned(("b", "a", "d", "c"))
+    np.testing.assert_array_equal(aligned[0], values[[1, 0, 3, 2]])
+    np.testing.assert_array_equal(aligned[1], scrambled[:, [1, 0, 3, 2]])
+    scrambled[1, 2, 1] = np.nan
+    with pytest.raises(PredictionsError, match=r"1 of the scrambled are not finite \(c\)"):
+        predictions(values=values, scrambled=scrambled).aligned(IDS)
 
 
 def test_a_missing_file_says_what_was_expected(tmp_path):
@@ -87,7 +105,7 @@ def test_pickled_objects_are_never_loaded(tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("the pickle was executed",))
 
-    about = np.array(json.dumps({"format_version": 1}))
+    about = np.array(json.dumps({"format_version": 2}))
     rows = np.zeros(1)
     np.savez(tmp_path / "p.npz", ids=np.array([Trap()], dtype=object), values=rows, scrambled=rows, about=about)
     with pytest.raises(PredictionsError, match="without pickled objects"):
@@ -101,7 +119,7 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     ("change", "message"),
     [
         ({"ids": np.arange(4)}, r"ids in .* are of type int64"),
-        ({"about": np.array(json.dumps({"format_version": 99}))}, "no format version 1"),
+        ({"about": np.array(json.dumps({"format_version": 99}))}, "no format version 2"),
         ({"about": np.array("{")}, "cannot be read as predictions"),
         ({"scrambled": None}, "lacks scrambled"),
     ],
@@ -110,8 +128,8 @@ def test_a_file_with_other_contents_is_refused(tmp_path, change, message):
     arrays = {
         "ids": np.array(IDS),
         "values": np.zeros(4),
-        "scrambled": np.zeros(4),
-        "about": np.array(json.dumps({"format_version": 1})),
+        "scrambled": np.zeros((3, 4)),
+        "about": np.array(json.dumps({"format_version": 2})),
     }
     arrays = {name: array for name, array in {**arrays, **change}.items() if array is not None}
     np.savez(tmp_path / "p.npz", **arrays)

@@ -98,7 +98,7 @@ def test_targets_of_the_test_split_are_withheld_and_each_seed_is_fitted_once(res
     assert [call for call in CALLS if call[0] == "fit"] == [("fit", seed, True, True, num_train, num_val) for seed in (0, 1)]
     assert all(withheld for name, withheld, *_ in CALLS if name == "predict")
     sizes = [call[2] for call in CALLS if call[0] == "predict"]
-    assert sizes == [num_test, num_test, num_val] * 2
+    assert sizes == [num_test] * 4 + [num_val] + [num_test] * 4 + [num_val]
 
 
 def test_an_invariant_method_keeps_its_score_when_neurons_are_permuted(result):
@@ -202,7 +202,7 @@ def test_a_result_of_another_zoo_is_not_rescored(result, tmp_path):
 def test_a_folder_without_a_readable_result_is_refused(tmp_path):
     with pytest.raises(ResultError, match=r"has no result\.json"):
         Result.load(tmp_path)
-    (tmp_path / "result.json").write_text('{"format_version": 2}')
+    (tmp_path / "result.json").write_text('{"format_version": 1}')
     with pytest.raises(ResultError, match=r"no Result that this ngbench can read \(format_version"):
         Result.load(tmp_path)
 
@@ -210,8 +210,9 @@ def test_a_folder_without_a_readable_result_is_refused(tmp_path):
 def test_the_same_networks_get_the_same_twins_everywhere(small_zoo_path):
     zoo = open_zoo(small_zoo_path)
     rows = zoo.split("test")
-    twins = GraphDataset.from_zoo(zoo, rows).scrambled(salt=protocol.ORBIT_SALT).bundles[0].values
-    some = GraphDataset.from_zoo(zoo, rows[[5, 2]]).scrambled(salt=protocol.ORBIT_SALT).bundles[0].values
+    salt = protocol.orbit_salt(1)
+    twins = GraphDataset.from_zoo(zoo, rows).scrambled(salt=salt).bundles[0].values
+    some = GraphDataset.from_zoo(zoo, rows[[5, 2]]).scrambled(salt=salt).bundles[0].values
     np.testing.assert_array_equal(some[0], twins[5])
     np.testing.assert_array_equal(some[1], twins[2])
 
@@ -265,7 +266,7 @@ def test_a_split_that_the_zoo_lacks_is_refused_before_anything_is_fitted(split_z
 
 
 def test_a_zoo_without_the_target_is_refused(small_zoo_path, tmp_path, monkeypatch):
-    other = TASKS["generalization"].model_copy(update={"name": "other", "target": "test_loss"})
+    other = TASKS["generalization"].model_copy(update={"name": "other", "zoos": {"small": ("test_loss",)}})
     monkeypatch.setitem(TASKS._entries, "other", other)
     with pytest.raises(SplitError, match="zoo 'small' has no column 'test_loss' for task 'other'"):
         ngbench.run("test-recorder", "other", small_zoo_path, out=tmp_path)
@@ -298,6 +299,6 @@ def test_the_spread_over_seeds_is_the_unbiased_one():
 def test_predictions_name_their_origin(result, tmp_path, small_zoo_path):
     about = Predictions.load(tmp_path / FOLDER / "seed-1" / "predictions.npz").about
     assert about == {
-        "method": "test-recorder", "task": "test-quick", "zoo": "small", "zoo_sha256": open_zoo(small_zoo_path).sha256,
-        "split": "default", "seed": 1,
+        "method": "test-recorder", "task": "test-quick", "task_version": 1, "zoo": "small",
+        "zoo_sha256": open_zoo(small_zoo_path).sha256, "split": "default", "target": "test_accuracy", "seed": 1,
     }  # fmt: skip

@@ -102,6 +102,8 @@ def test_large_is_a_step_and_an_embedding_on_the_device():
         ("resnet50", "steps", "cuda"),
         ("resnet50", "embedding", "cuda"),
     ]
+    assert [cell.settings for cell in cells(["large"])] == [{"num_threads": "2"}] * 2
+    assert cells(["large"], methods=("mean",))[0].settings == {}
 
 
 def test_a_configuration_is_compared_on_the_same_kind_of_device_only():

@@ -131,6 +131,45 @@ def test_activations_are_what_forward_hooks_see_of_one_network_at_a_time(archite
     assert unseen == num_unseen
 
 
+@torch.no_grad()
+def test_outputs_are_what_the_networks_give():
+    networks, inputs = networks_of(CNN), draw(NUM_PROBES, *IMAGE)
+    values = torch.stack([trace(network, inputs[:1]).row() for network in networks])
+    outputs = Program.of(build(CNN, "gelu"), example_input(CNN)).outputs(values, inputs)
+    torch.testing.assert_close(outputs, torch.stack([network(inputs) for network in networks]), rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+def test_moments_of_sums_are_those_that_hooks_see_before_the_activation_over_images_and_pixels():
+    networks, inputs = networks_of(RESNET), draw(NUM_PROBES, *IMAGE)
+    program = Program.of(build(RESNET, "gelu"), example_input(RESNET))
+    values = torch.stack([trace(network, inputs[:1]).row() for network in networks])
+    shown = {"sum": ("norm", "block0.conv1", "block1.norm2"), "given": ("activation", "block0.conv1", "block1")}
+    for of, places in shown.items():
+        means, squares = program.moments(values, inputs, of=of)
+        for row, network in enumerate(networks):
+            found = hooked(network, inputs)
+            for name, place in zip(("norm", "block0.conv1", "block1.norm2"), places, strict=True):
+                own = slice(program.topology.node_ptr[name], program.topology.node_ptr[name] + RESNET.width)
+                sums = found[place]
+                if (of, name) == ("sum", "block1.norm2"):
+                    sums = sums + found["block1.in"]
+                torch.testing.assert_close(means[row, own], sums.mean((0, 2, 3)), rtol=1e-10, atol=1e-12)
+                torch.testing.assert_close(squares[row, own], sums.square().mean((0, 2, 3)), rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+def test_moments_of_some_groups_leave_the_others_at_zero():
+    inputs, program = draw(NUM_PROBES, *IMAGE), Program.of(build(CNN, "gelu"), example_input(CNN))
+    values = torch.stack([trace(network, inputs[:1]).row() for network in networks_of(CNN)])
+    own = slice(program.topology.node_ptr["conv1"], program.topology.node_ptr["conv1"] + 7)
+    for some, whole in zip(
+        program.moments(values, inputs, of="sum", groups=["conv1"]), program.moments(values, inputs, of="sum"), strict=True
+    ):
+        torch.testing.assert_close(some[:, own], whole[:, own], rtol=0, atol=0)
+        assert float(some.abs().sum()) == pytest.approx(float(some[:, own].abs().sum())) != float(whole.abs().sum())
+
+
 def permuted_rows(topology, values, element):
     moved = [element.act(NeuralGraph.from_row(topology, row)).row() for row in values]
     return torch.stack(moved)

@@ -16,6 +16,7 @@ from ngbench.errors import GraphError
 from ngbench.graph import EdgeBlock, NeuralGraph, NodeGroup, ParameterView, Topology, restore, symmetry, trace
 from ngbench.graph.symmetry import GroupElement
 from ngbench.graph.topology import Index
+from ngbench.testing import attention_topology, residual_topology
 
 SEED = 11
 
@@ -145,6 +146,53 @@ def test_a_hidden_group_joined_to_an_input_stays():
     )
     assert str(symmetry.group(Topology(groups, blocks, (("w", (2, 3)),), (Index("x", 3, fixed=True),)))) == "1"
     assert str(symmetry.group(Topology(groups, blocks, (("w", (2, 3)),), (Index("x", 3),)))) == "S_3"
+
+
+def test_an_element_is_told_by_how_its_indices_move(network):
+    group = symmetry.group(network.graph.topology)
+    element = group.sample(SEED)
+    moves = group.moves({name: nodes.numpy() for name, nodes in element.permutations.items()})
+    assert set(moves) == {index.name for index in group.indices}
+    again = group.element(moves).permutations
+    assert set(again) == set(element.permutations) == set(group.moving_groups)
+    assert all(torch.equal(again[name], element.permutations[name]) for name in again)
+    assert all((nodes == torch.arange(len(nodes))).all() for nodes in group.element({}).permutations.values())
+
+
+def test_groups_that_move_by_themselves_are_told_from_symmetries():
+    group = symmetry.group(residual_topology(5, num_inner=4))
+    with pytest.raises(GraphError, match="group 'add' are permuted as no symmetry does"):
+        group.moves({"add": np.array([1, 0, 2, 3, 4])})
+    with pytest.raises(GraphError, match="group 'head' are permuted as no symmetry does"):
+        group.moves({"head": np.array([1, 0, 2, 3, 4])})
+
+
+def test_units_that_leave_their_head_are_told_from_symmetries():
+    group = symmetry.group(attention_topology(4, num_heads=2, head_width=3))
+    with pytest.raises(GraphError, match="group 'query' are permuted as no symmetry does"):
+        group.moves({name: np.array([0, 1, 3, 2, 4, 5]) for name in ("query", "key")})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "text"),
+    [
+        (np.array([0, 1, 1, 3]), "what is said of group 'norm' is no permutation of its 4 nodes"),
+        (np.array([0, 1, 2, 4]), "what is said of group 'norm' is no permutation of its 4 nodes"),
+        (np.arange(5), r"the permutation of group 'norm' is int64 \[5\]; expected integers \[4\]"),
+        (np.arange(4.0), r"the permutation of group 'norm' is float64 \[4\]; expected integers \[4\]"),
+    ],
+)
+def test_what_is_no_permutation_of_nodes_is_refused(nodes, text):
+    with pytest.raises(GraphError, match=text):
+        symmetry.group(residual_topology(5, num_inner=4)).moves({"norm": nodes})
+
+
+def test_moves_that_are_no_permutations_of_an_index_are_refused():
+    group = symmetry.group(residual_topology(5, num_inner=4))
+    with pytest.raises(GraphError, match=r"move of index 'inner' has shape \(4,\) and type int64, and entries from 0 to 4"):
+        group.element({"inner": np.array([0, 1, 2, 4])})
+    with pytest.raises(GraphError, match="index 'head' does not move; expected one of stream, inner"):
+        group.element({"head": np.arange(5)})
 
 
 def test_the_inverse_undoes_an_element_and_composition_is_acting_in_turn(network):

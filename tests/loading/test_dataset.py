@@ -187,9 +187,12 @@ def test_the_networks_of_one_structure_are_handed_out_in_the_order_of_the_ids():
     stirred = dataset.bundles[0].__class__(
         dataset.bundles[0].variants, dataset.bundles[0].variant[order], dataset.bundles[0].values[order], torch.from_numpy(order)
     )
-    bundle = GraphDataset(dataset.ids, (stirred,), None, {}).one_structure(reader="flat-mlp")
+    unstirred = GraphDataset(dataset.ids, (stirred,), None, {})
+    bundle = unstirred.one_structure(reader="flat-mlp")
     assert bundle.index.tolist() == list(range(NUM_GRAPHS))
     assert all_equal(graphs_of([bundle]), graphs)
+    some = np.array([4, 1, 7])
+    assert all_equal(graphs_of(unstirred.batch(some).bundles), [graphs[position] for position in some])
 
 
 def test_a_reader_of_one_structure_is_refused_several():

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from ngbench.graph import NeuralGraph
-from ngbench.loading import GraphDataset, Normalization
+from ngbench.loading import GraphDataset, Normalization, normalize
 from ngbench.testing import (
     ALL_FAMILIES,
     ONE_STRUCTURE,
@@ -187,3 +190,28 @@ def test_a_number_that_all_nodes_share_is_normalised_by_itself():
     mean = middle(slope[:, 0])
     std = np.sqrt(middle((slope[:, 0] - mean) ** 2))
     np.testing.assert_allclose(normalised["norm", "slope"], (slope - mean) / std, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_are_placed_once_for_a_structure_and_make_room_for_those_of_others(monkeypatch):
+    networks = fake_dataset(SEVERAL_STRUCTURES, num_graphs=NUM_GRAPHS)
+    sizes = [bundle.topology.num_values for bundle in networks.bundles]
+    normalization = Normalization.fit(networks)
+    expected = slots_of(normalization(networks.batch()))
+    assert len(normalization._placed) == len(sizes)
+    monkeypatch.setattr(normalize, "MOST_PLACED", sum(sizes[-2:]))
+    fresh = Normalization.fit(networks)
+    for _ in range(2):
+        for found, bundle in zip(slots_of(fresh(networks.batch())), expected, strict=True):
+            assert all(np.array_equal(found[owner], values) for owner, values in bundle.items())
+        assert [key[0] for key in fresh._placed] == [bundle.topology.structure for bundle in networks.bundles[-2:]]
+
+
+def test_what_was_placed_is_no_part_of_a_normalization():
+    networks = fake_dataset(SEVERAL_STRUCTURES, num_graphs=NUM_GRAPHS)
+    used, fresh = Normalization.fit(networks), Normalization.fit(networks)
+    used(networks.batch())
+    assert used == fresh
+    for other in (copy.deepcopy(used), pickle.loads(pickle.dumps(used))):
+        assert (other, other._placed) == (used, {})
+        other(networks.batch())
+    assert used._placed

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from ngbench.errors import GraphError
+from ngbench.errors import GraphError, SplitError, UnknownNameError
 from ngbench.graph import Program, restore, trace
 from ngbench.loading import GraphDataset, KnownPrograms, ZooPrograms
-from ngbench.store import open_zoo
+from ngbench.store import generate, open_zoo
 from ngbench.testing import ALL_FAMILIES, ONE_STRUCTURE, SEVERAL_STRUCTURES, fake_dataset, fake_graphs
 from ngbench.zoo.architectures import build
 from ngbench.zoo.images import load_images
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.recipe import load_recipe, parse_recipe
 from ngbench.zoo.run import Run
 
 NUM_PROBES = 3
@@ -41,7 +41,7 @@ def probes_of(shape, num=NUM_PROBES):
 @torch.no_grad()
 def test_outputs_of_a_zoo_s_networks_are_those_of_the_modules_that_its_recipe_builds(park, rows):
     dataset, probes = GraphDataset.from_zoo(park, rows), probes_of((1, 8, 8))
-    seen, recipe = 0, Recipe.model_validate(park.info.recipe)
+    seen, recipe = 0, parse_recipe(park.info.recipe, source="park")
     for bundle in dataset.bundles:
         assert bundle.input_shapes == ((1, 8, 8),)
         activations = bundle.activations(probes)
@@ -90,16 +90,16 @@ def test_a_dataset_with_programs_travels_between_processes(park, rows):
         assert torch.equal(before.activations(probes), after.activations(probes))
 
 
-def test_images_of_a_zoo_come_from_all_its_corpora_and_from_training_alone(park, rows):
-    spec = Recipe.model_validate(park.info.recipe).images
-    images = ZooPrograms(park).images(7, seed=1)
+def test_inputs_of_a_zoo_of_classifiers_come_from_all_its_corpora_and_from_training_alone(park, rows):
+    spec = parse_recipe(park.info.recipe, source="park").images
+    images = ZooPrograms(park).inputs(7, seed=1)
     assert (images.shape, images.dtype) == ((7, 1, 8, 8), torch.float32)
     for place, image in enumerate(images):
         corpus = spec.corpora[place % 5]
         train = torch.from_numpy(load_images(spec, corpus).train_images)
         assert (train == image).flatten(1).all(1).any()
-    assert torch.equal(images, ZooPrograms(park).images(7, seed=1))
-    assert not torch.equal(images, ZooPrograms(park).images(7, seed=2))
+    assert torch.equal(images, ZooPrograms(park).inputs(7, seed=1))
+    assert not torch.equal(images, ZooPrograms(park).inputs(7, seed=2))
 
 
 def test_a_topology_that_a_zoo_lacks_is_refused(park):
@@ -142,3 +142,50 @@ def test_fakes_that_are_chains_of_layers_have_programs():
         assert activations.isfinite().all()
     with pytest.raises(GraphError, match="no module is known of fake networks with groups input, stem, conv0, norm"):
         fake_dataset(ALL_FAMILIES[-2:], num_graphs=2).bundles[0].input_shapes  # noqa: B018 - the property raises
+
+
+@pytest.fixture(scope="module")
+def inrs(inr_recipe, tmp_path_factory):
+    """Representations of eleven images."""
+    return generate(inr_recipe, tmp_path_factory.mktemp("inr") / "glance.h5")
+
+
+def test_representations_run_on_the_places_of_pixels_and_give_their_images(inrs):
+    places, values = ZooPrograms(inrs).labelled("test")
+    assert (places.shape, values.shape) == ((64, 2), (1797, 64, 1))
+    (bundle,) = GraphDataset.from_zoo(inrs, np.arange(len(inrs))).bundles
+    outputs = bundle.activations(places)[-1]
+    np.testing.assert_allclose(outputs, inrs.functional("digits"), atol=1e-3)
+    errors = (outputs - values[inrs.metadata["image_index"], :, 0]).square().mean(1)
+    np.testing.assert_allclose(errors, inrs.metadata["loss"], rtol=1e-4)
+
+
+def test_inputs_of_representations_are_places_of_pixels(inrs):
+    programs = ZooPrograms(inrs)
+    inputs, places = programs.inputs(9, seed=2), programs.labelled("train")[0]
+    assert len({tuple(place) for place in inputs.tolist()}) == 9
+    assert all((places == place).all(1).any() for place in inputs)
+    some, values = programs.labelled("train", 5, seed=3)
+    rows = [int((places == place).all(1).nonzero().item()) for place in some]
+    assert torch.equal(values, programs.labelled("val")[1][:, rows])
+
+
+@pytest.mark.parametrize(("part", "size"), [("train", 1000), ("val", 297), ("test", 500)])
+def test_labelled_inputs_of_classifiers_are_a_part_of_a_corpus(park, part, size):
+    programs, spec = ZooPrograms(park), load_recipe("digits-park").images
+    images, labels = programs.labelled(part, corpus="digits-parity")
+    splits = load_images(spec, "digits-parity")
+    assert len(images) == len(labels) == size
+    assert np.array_equal(images, getattr(splits, f"{part}_images"))
+    assert np.array_equal(labels, getattr(splits, f"{part}_labels"))
+    some, classes = programs.labelled(part, 30, seed=1, corpus="digits-parity")
+    rows = [int((images == image).flatten(1).all(1).nonzero()[0]) for image in some]
+    assert torch.equal(labels[rows], classes)
+    assert len(set(rows)) == 30
+
+
+def test_labelled_inputs_that_a_zoo_lacks_are_refused(park):
+    with pytest.raises(UnknownNameError, match="unknown corpus of zoo 'digits-park' 'digit': did you mean 'digits'"):
+        ZooPrograms(park).labelled("train", corpus="digit")
+    with pytest.raises(SplitError, match="corpora have no part 'exam'; expected one of train, val, test"):
+        ZooPrograms(park).labelled("exam")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
+import zlib
+
 import numpy as np
 import pytest
 import scipy.stats
 
 from ngbench.errors import PredictionsError
-from ngbench.metrics import KENDALL_TAU, MAE, METRICS, R2, paired_bootstrap
+from ngbench.metrics import KENDALL_TAU, MAE, METRICS, R2, Resamples, bootstrap, paired_bootstrap, tied_with_best
 
 NUM_ROWS = 83
 NUM_SEEDS = 3
@@ -20,8 +23,8 @@ def accuracies(seed):
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
-def test_the_interval_is_the_quantiles_of_scores_of_the_drawn_rows(metric):
-    predictions, _, targets = accuracies(seed=8)
+def test_the_interval_is_the_quantiles_of_scores_of_the_drawn_rows(metric, example):
+    predictions, targets = example(metric, seed=8, num_rows=NUM_ROWS, noise=1.0)
     rng, scores = np.random.default_rng(11), []
     for _ in range(40):
         rows = rng.integers(NUM_ROWS, size=NUM_ROWS)
@@ -30,6 +33,22 @@ def test_the_interval_is_the_quantiles_of_scores_of_the_drawn_rows(metric):
     assert (interval.low, interval.high) == pytest.approx(np.quantile(scores, [0.05, 0.95]), rel=1e-12)
     assert interval.score == pytest.approx(metric(predictions, targets), rel=1e-12)
     assert interval.confidence == 0.9
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
+def test_rows_and_seeds_are_drawn_apart_and_a_draw_is_the_mean_of_the_drawn_seeds(metric, example):
+    pairs = [example(metric, seed=28, num_rows=NUM_ROWS, noise=noise) for noise in (0.5, 1.0, 2.0)]
+    stack, targets = np.stack([predictions for predictions, _ in pairs]), pairs[0][1]
+    found = Resamples.of(metric, stack, targets, seed=29, method="some", num_resamples=30)
+    row_rng, seed_rng = np.random.default_rng(29), np.random.default_rng([29, zlib.crc32(b"some")])
+    rows = [row_rng.integers(NUM_ROWS, size=NUM_ROWS) for _ in range(30)]
+    seeds = seed_rng.integers(NUM_SEEDS, size=(NUM_SEEDS, 30))
+    expected = [
+        np.mean([metric(stack[seed][drawn], targets[drawn]) for seed in of_draw])
+        for drawn, of_draw in zip(rows, seeds.T, strict=True)
+    ]
+    np.testing.assert_allclose(found.draws, expected, rtol=1e-12)
+    assert found.score == pytest.approx(np.mean([metric(predictions, targets) for predictions in stack]), rel=1e-12)
 
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap():
@@ -87,14 +106,81 @@ def test_swapping_the_methods_mirrors_the_interval():
     assert (forward.score, forward.low, forward.high) == pytest.approx(mirrored, abs=1e-14)
 
 
-def test_a_stack_of_seeds_is_scored_by_its_mean():
-    _, _, targets = accuracies(seed=22)
-    stack = targets + np.random.default_rng(23).normal(scale=0.2, size=(NUM_SEEDS, NUM_ROWS))
-    interval = paired_bootstrap(KENDALL_TAU, stack, targets, seed=24, num_resamples=1)
-    rows = np.random.default_rng(24).integers(NUM_ROWS, size=NUM_ROWS)
-    assert interval.score == pytest.approx(np.mean([KENDALL_TAU(of_seed, targets) for of_seed in stack]))
-    assert interval.low == interval.high
-    assert interval.low == pytest.approx(np.mean([KENDALL_TAU(of_seed[rows], targets[rows]) for of_seed in stack]))
+def test_seeds_that_differ_widen_the_interval_as_the_variance_of_their_mean_says():
+    targets = np.zeros(NUM_ROWS)
+    offsets = np.array([0.2, 0.5, 1.1])
+    draws = Resamples.of(MAE, targets + offsets[:, np.newaxis], targets, seed=22, num_resamples=4000).draws
+    assert draws.std() == pytest.approx(offsets.std() / np.sqrt(NUM_SEEDS), rel=0.05)
+    rows = np.random.default_rng(23).normal(size=NUM_ROWS) ** 2
+    both = Resamples.of(MAE, rows + offsets[:, np.newaxis], targets, seed=22, num_resamples=4000).draws
+    assert both.std() == pytest.approx(np.hypot(draws.std(), rows.std() / np.sqrt(NUM_ROWS)), rel=0.05)
+
+
+def test_seeds_of_two_methods_are_drawn_apart_and_rows_together():
+    targets, offsets = np.zeros(NUM_ROWS), np.array([[0.2], [0.5], [1.1]])
+    by_seed, rows = targets + offsets, np.random.default_rng(24).normal(size=NUM_ROWS)
+    other_seeds = paired_bootstrap(MAE, by_seed, targets, against=by_seed, seed=25)
+    assert other_seeds.score == 0
+    assert other_seeds.high - other_seeds.low == pytest.approx(2 * 1.96 * np.sqrt(2) * offsets.std() / np.sqrt(3), rel=0.15)
+    same_rows = paired_bootstrap(MAE, np.stack([rows] * 3), targets, against=np.stack([rows] * 2), seed=25)
+    assert (same_rows.low, same_rows.high) == pytest.approx((0.0, 0.0), abs=1e-14)
+
+
+def test_a_mean_of_given_scores_of_rows_has_the_interval_of_a_metric_that_is_one():
+    predictions, _, targets = accuracies(seed=30)
+    stack = np.stack([predictions, predictions + 0.1])
+    of_metric = Resamples.of(MAE, stack, targets, seed=31, num_resamples=50)
+    of_rows = Resamples.of_rows(np.abs(stack - targets), seed=31, num_resamples=50)
+    assert of_rows.score == pytest.approx(of_metric.score, rel=1e-14)
+    np.testing.assert_allclose(of_rows.draws, of_metric.draws, rtol=1e-12)
+
+
+def test_rows_without_a_score_are_left_out_of_each_draw():
+    scores = np.array([0.0, 1.0, np.nan, np.nan])
+    found = Resamples.of_rows(scores, seed=32, undefined=-7.0, num_resamples=500)
+    rng, expected = np.random.default_rng(32), []
+    for _ in range(500):
+        drawn = scores[rng.integers(4, size=4)]
+        drawn = drawn[~np.isnan(drawn)]
+        expected.append(drawn.mean() if len(drawn) else -7.0)
+    assert found.score == 0.5
+    assert -7.0 in expected
+    np.testing.assert_allclose(found.draws, expected, rtol=1e-14)
+
+
+def test_draws_held_at_once_do_not_change_them(monkeypatch):
+    predictions, _, targets = accuracies(seed=33)
+    whole = Resamples.of(KENDALL_TAU, predictions, targets, seed=34, num_resamples=25)
+    monkeypatch.setattr(bootstrap, "_COUNTS_AT_ONCE", 4 * NUM_ROWS)
+    np.testing.assert_array_equal(Resamples.of(KENDALL_TAU, predictions, targets, seed=34, num_resamples=25).draws, whole.draws)
+
+
+@pytest.mark.parametrize("scores", [np.zeros((0, 3)), np.zeros((2, 3, 5)), [0.5, np.inf], []])
+def test_scores_of_rows_that_cannot_be_drawn_are_refused(scores):
+    with pytest.raises(PredictionsError, match=re.escape(f"scores of rows have shape {list(np.shape(scores))} and")):
+        Resamples.of_rows(scores, seed=0)
+
+
+def test_methods_are_tied_with_the_best_where_their_difference_may_be_nothing():
+    good, close, targets = accuracies(seed=35)
+    rng = np.random.default_rng(36)
+    entrants = {"poor": targets + rng.normal(size=NUM_ROWS), "close": close, "good": good}
+    found = {name: Resamples.of(MAE, values, targets, seed=37, method=name) for name, values in entrants.items()}
+    best, ties = tied_with_best(found, higher_is_better=False)
+    assert best == min(found, key=lambda name: found[name].score)
+    assert ties == ("close", "good")
+    for name in entrants:
+        interval = paired_bootstrap(MAE, entrants[name], targets, against=entrants[best], seed=37)
+        assert interval.holds_zero == (name in ties)
+    assert tied_with_best(found, higher_is_better=True) == ("poor", ("poor",))
+
+
+def test_a_table_without_methods_or_with_other_draws_is_refused():
+    with pytest.raises(PredictionsError, match="no methods were given"):
+        tied_with_best({}, higher_is_better=True)
+    found = [Resamples.of_rows([0.0, 1.0], seed=0, num_resamples=count) for count in (5, 7)]
+    with pytest.raises(PredictionsError, match="5 and 7 resamples are not of the same draws"):
+        found[0].minus(found[1])
 
 
 def test_a_seed_gives_the_same_interval_and_another_seed_another():

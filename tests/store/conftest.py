@@ -13,10 +13,10 @@ import torch
 from torch import nn, zeros
 
 from ngbench.graph import Topology, trace
-from ngbench.store import Zoo, ZooInfo, ZooWriter
+from ngbench.store import Zoo, ZooInfo, ZooWriter, generate
 from ngbench.store.seal import SEAL_BYTES, write_sealed
 from ngbench.zoo.columns import Column
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe
 
 NUM_MLPS, NUM_CNNS = 11, 6
 MLP_VALUES = 3 * 5 + 5 + 5 * 2 + 2
@@ -126,9 +126,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def recipe() -> Recipe:
+def recipe() -> ClassifierRecipe:
     """Seven runs that train in a moment; runs 3 and 4 diverge."""
-    return Recipe.model_validate(
+    return ClassifierRecipe.model_validate(
         {
             "name": "moment",
             "version": "2",
@@ -165,3 +165,9 @@ def recipe() -> Recipe:
             "largest_weight": 50.0,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def inr_zoo(inr_recipe: InrRecipe, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """A zoo of eleven images, each represented three times."""
+    return generate(inr_recipe, tmp_path_factory.mktemp("inr") / "glance.h5", shard_size=8)

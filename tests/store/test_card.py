@@ -1,9 +1,13 @@
 """Data cards: what is generated follows from the file, what is written by hand stays."""
 
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from ngbench.errors import CardError
-from ngbench.store import generate, open_zoo, summary, update_card
+from ngbench.store import RELEASED, Zoo, ZooWriter, generate, main_measurement, open_zoo, summary, update_card
 from ngbench.store.card import BEGIN, END
 
 
@@ -58,3 +62,27 @@ def test_a_card_of_several_families_has_a_row_for_each_and_one_for_each_split(mi
     assert "2 test, tests on family transformer |" in text
     assert "tests on width above 5 (mlp), 2 (resnet), 3 (cnn) |" in text
     assert (tmp_path / "mixed-test-accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_card_of_representations_tells_fits_initialisation_and_errors(inr_zoo, tmp_path):
+    (tmp_path / "glance.md").write_text(f"{BEGIN}\n{END}\n")
+    text = update_card(inr_zoo, tmp_path).read_text()
+    assert "| fits | 3 of each of 11 images of corpus `digits` |" in text
+    assert "| initialisation | initial weights of its own for each fit |" in text
+    assert f"median {np.median(inr_zoo.metadata['psnr']):.1f}, " in text
+    assert "by hash of `image_index` |" in text
+    assert (tmp_path / "glance-psnr.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_zoo_that_measures_nothing_needs_a_column_to_draw(tiny, tmp_path):
+    with ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns[:1]) as writer:
+        writer.append(tiny.topologies[:1], tiny.mlp_rows[:1], ids=["a"], metadata={"optimizer": ["sgd"]})
+    with pytest.raises(CardError, match="zoo 'tiny' has neither column 'test_accuracy' nor 'psnr'"):
+        main_measurement(Zoo(tmp_path / "a.h5"))
+
+
+@pytest.mark.parametrize("name", sorted(RELEASED))
+def test_the_cards_of_released_zoos_are_up_to_date(name, tmp_path):
+    card = Path(__file__).parents[2] / "data_cards" / f"{name}.md"
+    shutil.copy(card, tmp_path)
+    assert update_card(open_zoo(name), tmp_path).read_text() == card.read_text()

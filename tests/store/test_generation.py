@@ -12,7 +12,8 @@ import torch
 from ngbench.errors import RecipeError, TrainingError
 from ngbench.graph import restore
 from ngbench.store import Zoo, generate
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.fit import fit
+from ngbench.zoo.recipe import ClassifierRecipe
 from ngbench.zoo.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +43,7 @@ def test_the_zoo_holds_what_was_trained(recipe, whole):
 
 
 def test_the_zoo_knows_its_recipe(recipe, whole):
-    assert Recipe.model_validate(whole.info.recipe) == recipe
+    assert ClassifierRecipe.model_validate(whole.info.recipe) == recipe
     assert (whole.name, whole.version, whole.info.title) == ("moment", "2", "CNNs trained for a moment")
 
 
@@ -126,10 +127,10 @@ KILLED = """
 import os, pathlib, signal, sys
 import torch
 from ngbench.store import generate
-from ngbench.zoo.recipe import Recipe
+from ngbench.zoo.recipe import ClassifierRecipe
 
 torch.set_num_threads(1)
-recipe, out, call = Recipe.model_validate_json(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+recipe, out, call = ClassifierRecipe.model_validate_json(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 fsync = os.fsync
 
 def killing(descriptor):
@@ -250,3 +251,24 @@ def test_a_zoo_of_several_families_goes_on_where_it_was_interrupted(mixed_recipe
 def test_a_limit_below_the_number_of_architectures_takes_the_first(mixed_recipe, tmp_path):
     zoo = generate(mixed_recipe, tmp_path / "a.h5", limit=3)
     assert zoo.metadata["family"].tolist() == ["mlp", "resnet", "transformer"]
+
+
+def test_fits_of_one_image_stand_in_one_part(inr_zoo):
+    parts, images = inr_zoo.parts(), inr_zoo.metadata["image_index"]
+    assert inr_zoo.split_by == "image_index"
+    assert len(set(zip(images.tolist(), parts.tolist(), strict=True))) == len(set(images.tolist())) == 11
+    assert len(set(parts.tolist())) > 1
+
+
+def test_a_zoo_of_representations_holds_the_images_that_its_networks_render(inr_recipe, inr_zoo):
+    fitted = fit(inr_recipe, range(33))
+    assert inr_zoo.functional_names == ("digits",)
+    assert np.array_equal(inr_zoo.functional("digits"), fitted.functional["digits"])
+    assert {group.activation for group in inr_zoo[0].topology.groups} == {"none", "sine(20)"}
+
+
+def test_an_interrupted_generation_of_representations_ends_with_the_same_file(inr_recipe, inr_zoo, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        generate(inr_recipe, tmp_path / "b.h5", shard_size=8, progress=StopAt(7))
+    assert len(os.listdir(tmp_path / "b.h5.parts")) in range(1, 5)
+    assert generate(inr_recipe, tmp_path / "b.h5", shard_size=8).sha256 == inr_zoo.sha256

@@ -340,3 +340,36 @@ def test_restored_state_dicts_are_those_of_the_modules(tiny_zoo):
         "2.weight": (2, 5),
         "2.bias": (2,),
     }
+
+
+def test_stored_outputs_are_handed_out_as_copies(inr_zoo):
+    outputs = inr_zoo.functional("digits")
+    outputs[:] = 0
+    assert inr_zoo.functional("digits").any()
+
+
+def test_outputs_that_a_zoo_lacks_are_refused(inr_zoo, tiny_zoo):
+    with pytest.raises(UnknownNameError, match="unknown stored outputs of zoo 'glance' 'digit': did you mean 'digits'"):
+        inr_zoo.functional("digit")
+    assert (tiny_zoo.functional_names, tiny_zoo.split_by) == ((), None)
+    assert tiny_zoo.split_keys.tolist() == tiny_zoo.run_ids.tolist()
+
+
+def test_outputs_of_another_number_of_networks_are_refused(inr_zoo, tmp_path, seal_again):
+    def edit(file):
+        outputs = file["functional/digits"][:-1]
+        del file["functional/digits"]
+        file["functional/digits"] = outputs
+
+    path = tmp_path / "a.h5"
+    path.write_bytes(inr_zoo.path.read_bytes())
+    with pytest.raises(StoreFormatError, match=r"'/functional/digits' is <f2 of shape \(32, 64\); expected <f2 .*\(33, any\)"):
+        Zoo(seal_again(path, edit)).functional("digits")
+
+
+def test_a_split_by_what_is_no_column_is_refused(tiny_path, seal_again):
+    def edit(file):
+        file["splits/default"].attrs["by"] = "image"
+
+    with pytest.raises(StoreFormatError, match="attribute 'by' of '/splits/default' is 'image', which is no column"):
+        Zoo(seal_again(tiny_path, edit))

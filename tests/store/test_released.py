@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import pytest
 
 import ngbench
 from ngbench.errors import ChecksumError, StoreFormatError, UnknownNameError
 from ngbench.registry import Registry
 from ngbench.store import RELEASED, ReleasedZoo, Zoo, open_zoo, released
+from ngbench.zoo.recipe import load_recipe
 
 
 @pytest.fixture
@@ -33,6 +36,13 @@ def test_every_released_zoo_opens_under_its_name(name):
     zoo, entry = open_zoo(name), RELEASED[name]
     assert (zoo.name, zoo.version, zoo.sha256) == (name, entry.version, entry.sha256)
     assert entry.path.stat().st_size == entry.size_bytes
+
+
+@pytest.mark.parametrize("name", sorted(RELEASED))
+def test_the_recipe_of_a_released_zoo_is_the_text_in_its_file(name):
+    text = json.dumps(load_recipe(name).model_dump(mode="json"), ensure_ascii=False)
+    with h5py.File(RELEASED[name].path) as file:
+        assert file.attrs["recipe"] == text
 
 
 def test_a_released_zoo_opens_by_name(shipped):

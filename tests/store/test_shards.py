@@ -7,7 +7,7 @@ import pytest
 
 from ngbench.errors import RecipeError, StoreFormatError, StoreWriteError
 from ngbench.store.shards import Shards
-from ngbench.zoo.train import TrainedNetworks
+from ngbench.zoo.trained import TrainedNetworks
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -291,3 +292,57 @@ def test_a_missing_column_is_told(path, seal_again):
 def test_the_sample_is_as_large_as_asked_for_and_seeded(path):
     zoo = Zoo(path)
     assert verify(zoo, sample=2, seed=1)[-1].detail == "2 networks evaluated on 30 test images"
+
+
+@pytest.fixture
+def inr_path(inr_zoo, tmp_path):
+    path = tmp_path / "glance.h5"
+    path.write_bytes(inr_zoo.path.read_bytes())
+    return path
+
+
+def test_a_zoo_of_representations_passes_every_check(inr_path):
+    checks = {check.name: check for check in verify(Zoo(inr_path))}
+    assert all(check.passed for check in checks.values())
+    assert "split default: by image_index" in checks
+    assert checks["recorded error"].detail == "33 networks rendered at 64 points"
+
+
+def test_an_image_that_stands_in_two_parts_is_found(inr_path, seal_again):
+    def edit(file):
+        file["splits/default"][4] = (file["splits/default"][4] + 1) % 3
+
+    found = failed(Zoo(seal_again(inr_path, edit)))
+    assert "network 'glance-00004' of " in found["split default: by image_index"]
+    assert "belong together; 1 networks are torn so" in found["split default: by image_index"]
+
+
+def test_a_split_by_another_column_than_the_recipe_s_is_found(inr_path, seal_again):
+    def edit(file):
+        file["splits/default"].attrs["by"] = "label"
+
+    found = failed(Zoo(seal_again(inr_path, edit)))
+    assert found["split default: by rule"] == "the split is by label; expected by image_index"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("metadata/loss", lambda loss: loss * 1.3, "has a root mean squared error of .*; recorded is"),
+        ("metadata/psnr", lambda psnr: psnr + 0.1, "has psnr .* dB; expected that of its loss"),
+        (
+            "functional/digits",
+            lambda outputs: outputs + 0.01,
+            r"renders values that are up to 0\.01\d* away from",
+        ),
+        ("metadata/label", lambda label: 9 - label, "has label .*; expected . by its recipe"),
+    ],
+)
+def test_what_is_recorded_of_a_representation_but_not_so_is_found(inr_path, seal_again, name, change, fault):
+    def edit(file):
+        values = file[name][()]
+        values[5] = change(values[5])
+        file[name][()] = values
+
+    (detail,) = failed(Zoo(seal_again(inr_path, edit))).values()
+    assert re.match(f"network 'glance-00005' {fault}", detail)

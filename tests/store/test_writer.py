@@ -10,6 +10,7 @@ import pytest
 
 from ngbench.errors import StoreWriteError
 from ngbench.store import Zoo, ZooInfo, ZooWriter
+from ngbench.store.splits import assign
 from ngbench.zoo.columns import Column
 from ngbench.zoo.transfer import OneOf
 
@@ -231,3 +232,50 @@ def test_a_split_by_a_column_that_the_zoo_lacks_is_refused(tiny, tmp_path):
         StoreWriteError, match="split 'odd' decides by column 'family'; expected one of optimizer, width, test_acc"
     ):
         ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns, splits={"odd": split})
+
+
+def half(*shape):
+    return np.ones(shape, np.float16)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "match"),
+    [
+        ({"a": half(3, 4)}, {}, r"outputs have the names \[\], and before \['a'\]; expected the same for all networks"),
+        (
+            {"a": half(3, 4)},
+            {"a": half(3, 5)},
+            r"outputs 'a' are float16 of shape \(3, 5\); expected float16 \[net",
+        ),
+        ({"a": half(2, 4)}, {}, "'a' has 2 entries for 3 network ids"),
+        ({"a": half(3, 4).astype(np.float32)}, {}, r"outputs 'a' are float32 of shape \(3, 4\)"),
+        ({"a": half(3)}, {}, r"outputs 'a' are float16 of shape \(3,\)"),
+        ({"a": half(3, 4) * np.inf}, {}, "outputs 'a' are not all finite"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(traced, tmp_path, first, second, match):
+    def write():
+        columns = (Column("width", "hyperparameter", "int", "hidden units"),)
+        with ZooWriter(tmp_path / "a.h5", INFO, columns=columns) as writer:
+            for ids, outputs in (("abc", first), ("def", second)):
+                writer.append(traced["relu"], rows(3), ids=ids, metadata={"width": [1, 2, 3]}, functional=outputs)
+
+    with pytest.raises(StoreWriteError, match=match):
+        write()
+
+
+def test_a_column_decides_the_split_in_place_of_the_run(tiny, tmp_path):
+    with ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns, split_by="optimizer") as writer:
+        tiny.append_to(writer, 0, 11)
+    zoo = Zoo(tmp_path / "a.h5")
+    expected = {name: assign("tiny", [name])[0] for name in ("sgd", "adam")}
+    assert zoo.parts().tolist() == [expected[name] for name in tiny.metadata["optimizer"][:11]]
+    assert zoo.split_keys.tolist() == tiny.metadata["optimizer"][:11].tolist()
+
+
+@pytest.mark.parametrize("name", ["image", "test_accuracy"])
+def test_the_split_is_by_a_column_of_names_or_whole_numbers(tiny, tmp_path, name):
+    with pytest.raises(
+        StoreWriteError, match=f"split 'default' decides by column '{name}'; expected one of optimizer, width, or"
+    ):
+        ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns, split_by=name)

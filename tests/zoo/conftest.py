@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ngbench.zoo.recipe import Recipe, load_recipe
+from ngbench.zoo.recipe import ClassifierRecipe, load_recipe
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def small_recipe():
         "train_share": {"kind": "uniform", "low": 0.05, "high": 0.12},
     }
 
-    def make(hyperparameters: dict | None = None, **keys) -> Recipe:
+    def make(hyperparameters: dict | None = None, **keys) -> ClassifierRecipe:
         changed = {name: {"kind": "fixed", "value": value} for name, value in (hyperparameters or {}).items()}
-        return Recipe.model_validate({**content, **keys, "hyperparameters": {**content["hyperparameters"], **changed}})
+        return ClassifierRecipe.model_validate({**content, **keys, "hyperparameters": {**content["hyperparameters"], **changed}})
 
     return make
 

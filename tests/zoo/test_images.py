@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ngbench.errors import ImagesError, UnknownNameError
-from ngbench.zoo.images import ImagesSpec, corpora, load_images
+from ngbench.zoo.images import ImagesSpec, corpora, load_corpus, load_images, pixel_grid
 
 
 def spec(**changes):
@@ -102,3 +102,17 @@ def test_one_of_several_corpora_is_loaded_by_name_and_the_first_without():
     several = spec(corpus=("digits-parity", "digits"))
     assert set(load_images(several, "digits").test_labels) == set(range(10))
     assert set(load_images(several).test_labels) == {0, 1}
+
+
+@pytest.mark.parametrize("name", list(corpora))
+def test_a_corpus_has_as_many_images_as_are_registered(name):
+    images, labels = load_corpus(name)
+    assert len(images) == len(labels) == corpora[name].num_images
+    assert not images.flags.writeable
+
+
+def test_the_corners_of_the_grid_are_at_one():
+    grid = pixel_grid(3, 5)
+    assert (grid.shape, grid.dtype) == ((15, 2), np.float32)
+    assert grid[[0, 4, 10, 14]].tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    assert grid[1].tolist() == [-1, -0.5]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ngbench.zoo.initializers import INITIALIZERS, initialize
+from ngbench.zoo.initializers import INITIALIZERS, initialize, initialize_siren
 
 SHAPES = {"conv.weight": (40, 30, 3, 5), "conv.bias": (40,), "head.weight": (70, 40), "head.bias": (70,)}
 FAN_IN, FAN_OUT = 30 * 15, 40 * 15
@@ -50,3 +50,14 @@ def test_scales_of_norms_are_one_and_change_no_other_draw():
     assert (flat[-14:-7] == 1).all()
     assert (flat[-7:] == 0).all()
     assert np.array_equal(flat[:-14], initialize(SHAPES, np.random.default_rng(3), kind="he_normal", scale=2.0))
+
+
+def test_sirens_start_within_the_range_of_their_sources_and_without_biases():
+    shapes = {"a.weight": (500, 6), "a.bias": (500,), "b.weight": (70, 500)}
+    flat = initialize_siren(shapes, np.random.default_rng(2), omega=20)
+    first, biases, second = np.split(flat, [3000, 3500])
+    for weights, sources in ((first, 6), (second, 500)):
+        limit = np.sqrt(6 / sources) / 20
+        assert np.abs(weights).max() == pytest.approx(limit, rel=0.01)
+        assert weights.std() == pytest.approx(limit / np.sqrt(3), rel=0.03)
+    assert not biases.any()

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from ngbench.errors import UnknownNameError
 from ngbench.graph import restore, symmetry, trace
-from ngbench.zoo.architectures import ACTIVATIONS, Cnn, Mlp, Resnet, Transformer, build, example_input, num_parameters
+from ngbench.zoo.architectures import ACTIVATIONS, Cnn, Mlp, Resnet, Siren, Transformer, build, example_input, num_parameters
 from ngbench.zoo.modules import ResidualBlock, TransformerBlock
 
 IMAGE = (2, 8, 12)
@@ -135,3 +136,19 @@ def test_patches_are_numbered_row_by_row():
 )
 def test_parameters_are_counted_without_running_statistics(name, count):
     assert num_parameters(ARCHITECTURES[name]) == count
+
+
+def test_a_siren_is_sines_of_linear_layers_and_a_linear_head():
+    architecture = Siren(family="siren", width=6, depth=2, omega=20, num_channels=3)
+    module, points = build(architecture, "sine"), torch.rand(5, 2)
+    a, b, head = (layer for layer in module if isinstance(layer, torch.nn.Linear))
+    hidden = torch.sin(20 * (points @ a.weight.T + a.bias))
+    hidden = torch.sin(20 * (hidden @ b.weight.T + b.bias))
+    torch.testing.assert_close(module(points), hidden @ head.weight.T + head.bias)
+    hidden_groups = [group for group in trace(module, example_input(architecture)).topology.groups if group.role == "hidden"]
+    assert [(group.size, group.activation) for group in hidden_groups] == [(6, "sine(20)"), (6, "sine(20)")]
+
+
+def test_a_siren_has_no_other_activation():
+    with pytest.raises(UnknownNameError, match="unknown activation 'relu'"):
+        build(Siren(family="siren", width=6, depth=2, omega=20, num_channels=3), "relu")

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -8,7 +9,7 @@ import yaml
 from ngbench.errors import RecipeError, UnknownNameError
 from ngbench.zoo.architectures import FAMILIES
 from ngbench.zoo.columns import COLUMNS, columns_of
-from ngbench.zoo.recipe import Recipe, load_recipe, recipe_names
+from ngbench.zoo.recipe import load_recipe, parse_recipe, recipe_names
 
 HALVES = {"width": "narrow-to-wide", "depth": "shallow-to-deep"}
 
@@ -40,7 +41,7 @@ def test_recipes_load_without_torch(name):
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipe_survives_json(name):
     recipe = load_recipe(name)
-    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert parse_recipe(json.loads(recipe.model_dump_json()), source=name) == recipe
 
 
 def test_recipe_of_one_architecture_is_the_text_that_was_released():
@@ -240,3 +241,71 @@ def test_wrong_key_or_value_is_named(tmp_path, change, message):
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(write(tmp_path / "wrong.yaml", change))
     assert "wrong.yaml" in str(caught.value)
+
+
+def test_the_json_of_a_recipe_of_classifiers_names_no_kind():
+    assert "kind" not in load_recipe("digits-park").model_dump(mode="json")
+    assert load_recipe("digits-inr").model_dump(mode="json")["kind"] == "inr"
+
+
+def test_a_recipe_of_classifiers_may_name_its_kind(tmp_path):
+    path = write(tmp_path / "named.yaml", lambda content: content.update(kind="classifier"))
+    assert load_recipe(path) == load_recipe("digits-cnn")
+
+
+def test_all_digits_are_fitted_six_times_and_by_the_twin_once_from_the_same_weights():
+    recipe, twin = load_recipe("digits-inr"), load_recipe("digits-inr-shared")
+    assert (recipe.num_runs, recipe.fits_per_image, recipe.initialization) == (6 * 1797, 6, "independent")
+    assert (twin.num_runs, twin.fits_per_image, twin.initialization) == (1797, 1, "shared")
+    assert (twin.architecture, twin.hyperparameters) == (recipe.architecture, recipe.hyperparameters)
+
+
+def test_all_runs_of_digits_mlp_are_trained_alike():
+    recipe = load_recipe("digits-mlp")
+    assert recipe.sample(3) == recipe.sample(200)
+    assert recipe.run_seed(3) != recipe.run_seed(200)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(kind="gan"), "key 'kind': expected one of classifier, inr, got 'gan'"),
+        (lambda c: c.pop("kind"), "expected one distribution for each of activation, .*, unknown .'num_steps'."),
+        (
+            lambda c: c.update(num_runs=5392),
+            "5392 runs, 3 an image, take 1798 images; expected at most the 1797 of corpus 'digits'",
+        ),
+        (lambda c: c.update(fits_per_image=0), "key 'fits_per_image': .*greater than 0, got 0"),
+        (lambda c: c.update(initialization="own"), "key 'initialization': .*'independent' or 'shared', got 'own'"),
+        (lambda c: c["architecture"].update(omega=-1), "key 'architecture.omega': .*greater than 0, got -1"),
+        (lambda c: c["architecture"].update(family="mlp"), "key 'architecture.family': .*'siren', got 'mlp'"),
+        (lambda c: c["hyperparameters"].pop("num_steps"), r"missing \['num_steps'\], unknown \[\]"),
+        (
+            lambda c: c["hyperparameters"].update(dropout={"kind": "fixed", "value": 0.1}),
+            r"expected one distribution for each of optimizer, .*, num_steps; missing \[\], unknown \['dropout'\]",
+        ),
+        (
+            lambda c: c["hyperparameters"].update(num_steps={"kind": "fixed", "value": 0}),
+            r"num_steps: expected int in \[1, 1e\+07\], got 0",
+        ),
+    ],
+)
+def test_a_wrong_recipe_of_representations_is_refused(inr_recipe, tmp_path, change, message):
+    content = inr_recipe.model_dump(mode="json")
+    change(content)
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "wrong.yaml")
+
+
+def test_a_corpus_that_no_one_knows_is_refused(inr_recipe):
+    with pytest.raises(UnknownNameError, match="unknown image corpus 'digit': did you mean 'digits'"):
+        parse_recipe(inr_recipe.model_dump() | {"corpus": "digit"}, source="here")
+
+
+def test_columns_say_what_holds_for_the_zoo_s_families():
+    names = ("digits-cnn", "digits-mlp", "digits-park")
+    texts = {name: {column.name: column.description for column in load_recipe(name).columns} for name in names}
+    assert texts["digits-cnn"]["activation"] == "nonlinearity after each convolution"
+    assert texts["digits-mlp"]["activation"] == texts["digits-park"]["activation"] == "nonlinearity of the hidden layers"
+    assert list(texts["digits-mlp"]) == list(texts["digits-cnn"])

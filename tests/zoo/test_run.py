@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from ngbench.zoo.run import Run
+from ngbench.zoo.columns import INR_COLUMNS
+from ngbench.zoo.run import Fit, Run, run_of
 
 
 def test_run_sees_its_share_of_the_images_for_its_epochs(small_recipe):
@@ -50,3 +51,11 @@ def test_columns_of_a_run_are_what_is_known_before_training(mixed_recipe):
     assert set(run.columns) == wanted
     assert (run.columns["family"], run.columns["width"], run.columns["num_classes"]) == ("transformer", 6, 2)
     assert run.columns["optimizer"] == run.hyperparameters["optimizer"]
+
+
+def test_runs_of_either_kind_are_made_from_their_recipe(small_recipe, inr_recipe):
+    assert isinstance(run_of(small_recipe(), 2), Run)
+    fit = run_of(inr_recipe, 7)
+    assert isinstance(fit, Fit)
+    assert (fit.image_index, fit.fit_index, fit.run_id) == (2, 1, "glance-00007")
+    assert set(fit.columns) == set(INR_COLUMNS) - {"psnr", "loss"}

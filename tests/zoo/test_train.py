@@ -10,10 +10,11 @@ from ngbench.zoo.columns import COLUMNS, DESIGN_COLUMNS
 from ngbench.zoo.evaluate import evaluate
 from ngbench.zoo.images import load_images
 from ngbench.zoo.optimizers import OPTIMIZERS
-from ngbench.zoo.recipe import Recipe, load_recipe
+from ngbench.zoo.recipe import ClassifierRecipe, load_recipe
 from ngbench.zoo.run import Run
 from ngbench.zoo.stack import parameter_shapes, unflatten
-from ngbench.zoo.train import TrainedNetworks, train
+from ngbench.zoo.train import train
+from ngbench.zoo.trained import TrainedNetworks
 
 TORCH_OPTIMIZERS = {
     "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr, weight_decay=decay),
@@ -177,7 +178,7 @@ def test_network_does_not_depend_on_what_is_trained_with_it():
         "epochs": {"kind": "fixed", "value": 2},
         "train_share": {"kind": "uniform", "low": 0.1, "high": 0.5},
     }
-    recipe = Recipe.model_validate({**content, "rounding": "none"})
+    recipe = ClassifierRecipe.model_validate({**content, "rounding": "none"})
     together = train(recipe, range(40))
     for part in ([0], [7], [3, 4], [31, 2, 5, 8, 38, 15, 16, 17], range(1, 40)):
         apart = train(recipe, part)

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from threadpoolctl import threadpool_info
 
 from baselines.fitting import boosting
 from baselines.fitting.boosting import fit_best, one_thread, predict
 from baselines.fitting.tables import Table
 from ngbench.methods import Budget, RunContext
-from ngbench.testing import PROBLEM
+from ngbench.testing import PROBLEM, PROBLEMS
 
 NUM_TRAIN, NUM_VAL, NUM_FEATURES = 97, 43, 5
 FEW_TREES = tuple({**candidate, "max_iter": 30} for candidate in boosting.CANDIDATES)
@@ -36,7 +36,7 @@ TRAIN, VAL = table(NUM_TRAIN, 0), table(NUM_VAL, 1)
 
 def fitted(problem=PROBLEM, *, seed=0, num_candidates=3, **more):
     context = RunContext(seed=seed, budget=Budget(max_epochs=1, num_candidates=num_candidates), **more)
-    return predict(fit_best(problem, TRAIN, val=VAL, context=context), VAL.features)
+    return predict(fit_best(problem, TRAIN, val=VAL, context=context), VAL.features, problem=PROBLEM)
 
 
 @pytest.mark.parametrize(("budget", "num_tried"), [(1, 1), (2, 2), (100, 3)])
@@ -71,6 +71,34 @@ def test_a_seed_gives_the_same_model_twice_and_another_seed_another():
     assert not np.array_equal(fitted(seed=3), fitted(seed=4))
 
 
+CLASSIFICATION = PROBLEMS["classification"]
+
+
+def of_classes(examples, limits):
+    return Table(examples.features, np.digitize(examples.features[:, 0], limits))
+
+
+def test_probabilities_are_those_of_scikit_learn_by_class():
+    training, val = (of_classes(examples, [-0.5, 0.5]) for examples in (TRAIN, VAL))
+    context = RunContext(seed=0, budget=Budget(max_epochs=1, num_candidates=1))
+    says = predict(fit_best(CLASSIFICATION, training, val=val, context=context), val.features, problem=CLASSIFICATION)
+    reference = HistGradientBoostingClassifier(**FEW_TREES[0], early_stopping=False, random_state=0)
+    np.testing.assert_allclose(says, reference.fit(training.features, training.targets).predict_proba(val.features), rtol=1e-9)
+    assert CLASSIFICATION.metric(says, val.targets) > 0.8
+
+
+@pytest.mark.parametrize(("missing", "known"), [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])])
+def test_a_class_that_training_lacks_has_probability_zero_at_its_place(missing, known):
+    training, val = (of_classes(examples, [0.0]) for examples in (TRAIN, VAL))
+    training, val = (replace(examples, targets=np.array(known)[examples.targets]) for examples in (training, val))
+    context = RunContext(seed=0, budget=Budget(max_epochs=1, num_candidates=2))
+    says = predict(fit_best(CLASSIFICATION, training, val=val, context=context), val.features, problem=CLASSIFICATION)
+    assert says.shape == (NUM_VAL, 3)
+    np.testing.assert_array_equal(says[:, missing], 0.0)
+    np.testing.assert_allclose(says.sum(1), 1.0)
+    assert CLASSIFICATION.metric(says, val.targets) > 0.8
+
+
 def test_the_number_of_threads_is_put_back():
     def num_threads():
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"]
@@ -81,8 +109,9 @@ def test_the_number_of_threads_is_put_back():
     assert num_threads() == before
 
 
-def test_a_table_takes_the_targets_of_its_networks_as_float64():
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_a_table_takes_the_targets_of_its_networks_be_they_numbers_or_classes(dtype):
     class Networks:
-        targets = np.arange(3, dtype=np.float32)
+        targets = np.arange(3, dtype=dtype)
 
-    assert Table.of(np.zeros((3, 2)), Networks()).targets.dtype == np.float64
+    assert Table.of(np.zeros((3, 2)), Networks()).targets.dtype == dtype

@@ -9,6 +9,7 @@ import torch
 from baselines.fitting import perceptron
 from baselines.fitting.perceptron import Config, Perceptron
 from baselines.fitting.tables import Table
+from ngbench.errors import ConfigError
 from ngbench.methods import Budget, RunContext
 from ngbench.testing import PROBLEM, fake_dataset
 
@@ -40,7 +41,7 @@ def inputs_of(module, features):
 
 
 def test_features_have_median_zero_and_missing_ones_are_that_median_and_flagged():
-    module = Perceptron(CONFIG, TRAIN.features).double().eval()
+    module = Perceptron(CONFIG, TRAIN.features, num_outputs=1).double().eval()
     inputs = inputs_of(module, TRAIN.features)
     assert inputs.shape == (NUM_TRAIN, NUM_FEATURES + 2)
     np.testing.assert_allclose(np.median(inputs[:, :2], axis=0), 0, atol=1e-12)
@@ -53,7 +54,7 @@ def test_features_have_median_zero_and_missing_ones_are_that_median_and_flagged(
 
 
 def test_a_feature_that_training_never_lacked_counts_as_its_median_where_it_is_missing():
-    module = Perceptron(CONFIG, TRAIN.features).double().eval()
+    module = Perceptron(CONFIG, TRAIN.features, num_outputs=1).double().eval()
     features = VAL.features.copy()
     features[:, 1] = np.nan
     expected = VAL.features.copy()
@@ -64,15 +65,15 @@ def test_a_feature_that_training_never_lacked_counts_as_its_median_where_it_is_m
 def test_a_diverged_network_neither_sets_the_scale_nor_reaches_the_layers():
     features = TRAIN.features.copy()
     features[5, 0] = 1e300
-    module = Perceptron(CONFIG, features).eval()
+    module = Perceptron(CONFIG, features, num_outputs=1).eval()
     assert np.abs(inputs_of(module, features)).max() <= CONFIG.clip
-    torch.testing.assert_close(module.scale[0], Perceptron(CONFIG, TRAIN.features).scale[0], rtol=0.1, atol=0.0)
+    torch.testing.assert_close(module.scale[0], Perceptron(CONFIG, TRAIN.features, num_outputs=1).scale[0], rtol=0.1, atol=0.0)
 
 
 def test_a_feature_that_never_varies_is_only_shifted():
     features = TRAIN.features.copy()
     features[:, 4] = 0.25
-    module = Perceptron(CONFIG, features)
+    module = Perceptron(CONFIG, features, num_outputs=1)
     assert (float(module.centre[4]), float(module.scale[4])) == (0.25, 1.0)
 
 
@@ -111,3 +112,10 @@ def test_a_table_has_the_targets_of_its_networks_and_its_rows_in_their_order():
     np.testing.assert_array_equal(built.targets, networks.targets)
     assert len(built) == 7
     np.testing.assert_array_equal(built.to("cpu").batch(np.array([3, 1])), [[6.0, 7.0], [2.0, 3.0]])
+
+
+@pytest.mark.parametrize("option", [{"width": 0}, {"num_layers": -1}, {"clip": 0.0}, {"dropout": 1.0}])
+def test_options_out_of_range_are_refused(option):
+    ((name, value),) = option.items()
+    with pytest.raises(ConfigError, match=f"^{name} is {value}; expected"):
+        Config(**option)

@@ -17,7 +17,7 @@ def trained(*, may_record):
     """Losses and weights of ten steps, memory being used for other things between them."""
     networks = fake_dataset(ONE_STRUCTURE, num_graphs=48)
     with seeded(1):
-        module = NGGNN(CONFIG).build(networks).to("cuda")
+        module = NGGNN(CONFIG).build(networks, num_outputs=1).to("cuda")
     stepper = steps.Stepper(TrainingState(module, CONFIG, run="a run"), PROBLEM, networks.to("cuda"))
     stepper.may_record = may_record
     rng, losses = np.random.default_rng(2), []
@@ -37,7 +37,7 @@ def test_recorded_steps_are_the_steps_that_are_not_recorded():
 @pytest.mark.gpu
 def test_recorded_forward_passes_are_those_that_are_not_recorded():
     networks = fake_dataset(ONE_STRUCTURE, num_graphs=40)
-    module = NGGNN(CONFIG).build(networks).to("cuda").eval()
+    module = NGGNN(CONFIG).build(networks, num_outputs=1).to("cuda").eval()
     forward, rng = steps.Forward(module, networks), np.random.default_rng(0)
     for _ in range(8):
         positions = rng.permutation(40)[:12]

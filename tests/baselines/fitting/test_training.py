@@ -1,6 +1,7 @@
 """The training loop: what is selected, what is random, and that an interrupted fit goes on as if it had not been."""
 
 import ctypes
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +105,33 @@ def test_a_metric_that_should_be_small_is_selected_downwards():
     assert np.mean(training.predict(module, VAL, problem=problem)) == pytest.approx(scores[2], abs=1e-7)
 
 
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_a_score_that_is_no_number_is_worse_than_any(higher_is_better):
+    state = training.TrainingState(Line(), SETTINGS, run="a run")
+    best = []
+    for score in (math.nan, math.nan, 0.4, math.nan, 0.4, 0.5 if higher_is_better else 0.3):
+        with torch.no_grad():
+            state.module.linear.bias.fill_(float(state.epoch))
+        state.finish_epoch(score, higher_is_better=higher_is_better)
+        best.append(float(state.best_weights["linear.bias"]))
+    assert best == [0, 0, 2, 2, 2, 5]
+
+
+def test_the_validation_split_is_predicted_in_the_precision_of_training(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    forward = Line.forward
+    monkeypatch.setattr(Line, "forward", lambda self, b: seen.append(torch.backends.cudnn.allow_tf32) or forward(self, b))
+    fit(context(max_epochs=1))
+    assert seen == [False] * 4
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_weight_is_cast_anew_each_time_so_that_no_cast_is_read_after_it_was_dropped():
+    with Training(precision="bfloat16").autocast("cpu"):
+        assert not torch.is_autocast_cache_enabled()
+
+
 def test_the_budget_limits_the_epochs():
     seen = []
     fit(context(progress=lambda done, total, text="": seen.append((done, total)), max_epochs=2))
@@ -144,7 +172,14 @@ def test_the_rate_rises_then_falls_along_a_cosine_to_zero():
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"epochs": 0}, "epochs is 0"), ({"learning_rate": -1.0}, r"learning_rate is -1\.0"), ({"warmup": 1.0}, r"warmup is 1\.0")],
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": -1.0}, r"learning_rate is -1\.0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"weight_decay": -1.0}, r"weight_decay is -1\.0; expected a number from 0 upward"),
+        ({"patience": -1}, "patience is -1; expected a number from 0 upward"),
+        ({"warmup": 1.0}, r"warmup is 1\.0; expected a share, at least 0 and below 1"),
+    ],
 )
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ConfigError, match=message):

@@ -12,6 +12,9 @@ from baselines.reading.message_passing import (
     Linear,
     SumOfEnds,
     Wiring,
+    _copied,
+    _in_larger_images,
+    on_device,
     product,
     reversal,
 )
@@ -119,6 +122,21 @@ def test_the_convolution_is_the_linear_layer(rows):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "images"),
+    [((96, 7), (16, 42)), ((64, 16), (16, 64)), ((59, 8), (59, 8)), ((320, 32), (80, 128)), ((32, 200), (32, 200))],
+)
+def test_vectors_are_convolved_in_images_of_up_to_128_pixels_with_the_same_result(shape, images):
+    vectors, layer = random(*shape, 7).float(), Linear(7, 5)
+    assert _in_larger_images(vectors).shape == (*images, 7)
+    found = layer(vectors)
+    assert found.shape == (*shape, 5)
+    torch.testing.assert_close(found, nn.functional.linear(vectors, layer.weight, layer.bias), rtol=1e-5, atol=1e-6)
+    wide = random(*shape, 14).float()[..., :7]
+    assert _in_larger_images(wide) is wide
+    torch.testing.assert_close(layer(wide), layer(wide.contiguous()), rtol=1e-5, atol=1e-6)
+
+
 def test_a_product_of_inputs_without_gradient_trains_its_weights():
     weight = torch.ones(2, 3, requires_grad=True)
     product(torch.ones(20, 4, 3), weight, torch.zeros(2)).sum().backward()
@@ -224,3 +242,36 @@ def test_reversed_edges_stand_block_by_block_sorted_by_what_was_their_source(top
     _, target = edge_index(topology)
     both_source, _ = ends_of_edges(topology, reverse_edges=True)
     assert torch.equal(target[reversal(topology)], both_source[topology.num_edges :])
+
+
+def test_what_a_flat_graph_sums_and_spreads_has_the_gradients_of_finite_differences_and_none_for_the_padding():
+    wiring, _, _ = flat_ends(reverse_edges=False)
+    nodes = random(wiring.num_nodes, 1, CHANNELS).requires_grad_()
+    graphs = random(len(wiring.nodes_of_graph), CHANNELS, seed=1).requires_grad_()
+    real = wiring.num_real_nodes
+    assert torch.autograd.gradcheck(wiring.sum, (nodes,), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda g: wiring.spread(g)[:real], (graphs,), fast_mode=True)
+    (grad,) = torch.autograd.grad(wiring.sum(nodes).sum(), nodes)
+    assert (grad[:real] == 1).all()
+    assert (grad[real:] == 0).all()
+
+
+def test_a_sum_has_the_same_bits_whatever_graphs_stand_beside():
+    structures = list(TOPOLOGIES.values())
+    wiring = FlatWiring.of([(topology, 1) for topology in structures], reverse_edges=False)
+    whole = torch.randn(sum(topology.num_nodes for topology in structures), 3, generator=torch.Generator().manual_seed(0))
+    together = wiring.sum(whole[wiring.nodes].unsqueeze(1))
+    for row, topology, mine in zip(together, structures, whole.split([t.num_nodes for t in structures]), strict=True):
+        alone = FlatWiring.of([(topology, 1)], reverse_edges=False)
+        assert torch.equal(alone.sum(mine[alone.nodes].unsqueeze(1))[0], row)
+
+
+def test_tables_of_parts_are_not_kept():
+    wiring, before = Wiring.of(cnn_topology((1, 6, 4), num_classes=5), True), _copied.cache_info()
+    device = torch.device("meta")
+    for _ in range(2):
+        for _, _, part in wiring.parts(5, device):
+            tables = [run.sources_of_target for run in part.runs if run.sources_of_target is not None]
+            assert all(on_device(table, device) is table for table in tables)
+    # one for each of the two convolutions and for each reversed
+    assert _copied.cache_info().currsize - before.currsize <= 4

@@ -83,3 +83,15 @@ def test_outputs_that_training_lacked_cannot_be_concatenated():
     check_outputs(fake_dataset([mlp_topology((2, 3))]).batch(), 3)
     with pytest.raises(GraphError, match="a network has 4 output nodes, .* expected at most 3, as in training"):
         check_outputs(fake_dataset([mlp_topology((2, 4))]).batch(), 3)
+
+
+def test_the_largest_of_what_is_no_number_is_none(monkeypatch):
+    networks = fake_dataset([mlp_topology((3, 4, 2))], num_graphs=2)
+    config = Encoding(mixed=True)
+    vocabulary = Vocabulary.of(networks, config)
+    (reading,) = Encoder(config, vocabulary, Normalization.fit(networks), node_channels=2, edge_channels=2).read(networks.batch())
+    nodes = torch.zeros(9, 2, 1)
+    nodes[4, 0], nodes[5, 1] = torch.nan, torch.inf
+    inner = Pooling("max", 1, num_outputs=2, apart=True, mean_num_nodes=9.0)(nodes, reading)[:, 0]
+    assert inner[0].isnan()
+    assert inner[1] == torch.inf

@@ -73,21 +73,21 @@ def test_the_seed_decides_the_probes_also_of_inputs_that_training_lacked():
     assert not torch.allclose(first, other)
 
 
-def test_probes_from_data_are_the_images_and_learned_ones_may_start_there():
+def test_probes_from_data_are_the_inputs_and_learned_ones_may_start_there():
     train = fake_dataset(SEVERAL_STRUCTURES[-1:], num_graphs=6)
-    images = torch.rand(NUM_PROBES, 9)
+    inputs = torch.rand(NUM_PROBES, 9)
     for kind in ("data", "learned"):
-        assert torch.equal(ProbeFeatures.fit(train, kind, NUM_PROBES, images=images).probes["9"].data, images)
-    with pytest.raises(GraphError, match=r"images of shape \(3, 8\) are no probes; expected \(3, 9\)"):
-        ProbeFeatures.fit(train, "data", NUM_PROBES, images=images[:, :8])
-    with pytest.raises(GraphError, match="probes from data are drawn from the images .* and these networks come from no zoo"):
+        assert torch.equal(ProbeFeatures.fit(train, kind, NUM_PROBES, inputs=inputs).probes["9"].data, inputs)
+    with pytest.raises(GraphError, match=r"inputs of shape \(3, 8\) are no probes; expected \(3, 9\)"):
+        ProbeFeatures.fit(train, "data", NUM_PROBES, inputs=inputs[:, :8])
+    with pytest.raises(GraphError, match="probes from data are drawn from what .* and these networks come from no zoo"):
         ProbeFeatures.fit(train, "data", NUM_PROBES)
 
 
-def test_probes_from_data_are_drawn_from_the_images_that_a_zoo_was_trained_on():
+def test_probes_from_data_are_drawn_from_the_inputs_that_a_zoo_was_trained_on():
     train = GraphDataset.from_zoo(open_zoo("digits-cnn"), np.arange(5))
     features = ProbeFeatures.fit(train, "data", NUM_PROBES, seed=4)
-    assert torch.equal(features.probes["1x8x8"].data, train.bundles[0].programs.images(NUM_PROBES, seed=4))
+    assert torch.equal(features.probes["1x8x8"].data, train.bundles[0].programs.inputs(NUM_PROBES, seed=4))
     assert features(train.bundles[0]).shape == (train.bundles[0].topology.num_nodes, 5, NUM_PROBES)
 
 
@@ -101,7 +101,10 @@ def test_unknown_kinds_and_numbers_of_probes_are_refused():
 class MeanFeature:
     """Predicts from the mean probe feature of all nodes, which no permutation changes."""
 
-    info = MethodInfo("mean-feature", "Mean of probe features", "probes", invariant=True, any_architecture=True, paper="none")
+    info = MethodInfo(
+        "mean-feature", "Mean of probe features", "probes",
+        invariant=True, any_architecture=True, paper="none", kinds=("regression",),
+    )  # fmt: skip
     num_parameters = 1
 
     def fit(self, problem, train, val, context):
@@ -133,3 +136,15 @@ def test_a_method_that_reads_probe_features_keeps_the_rules_and_one_that_reads_a
         MethodError, match="predictions of method 'mean-feature' move by up to .* when hidden neurons are permuted"
     ):
         check_method(FirstNode)
+
+
+def test_a_network_that_gives_no_number_does_not_change_the_usual_sizes():
+    (bundle,) = (networks := fake_dataset([mlp_topology((3, 5, 4))], num_graphs=9)).bundles
+    values = bundle.values.clone()
+    values[2] = torch.nan
+    broken = replace(networks, bundles=(replace(bundle, values=values),))
+    kept = torch.tensor([number for number in range(9) if number != 2])
+    rest = replace(bundle, variant=bundle.variant[kept], values=bundle.values[kept], index=torch.arange(8))
+    without = replace(networks, ids=networks.ids[:8], bundles=(rest,))
+    found, expected = (ProbeFeatures.fit(train, "random", NUM_PROBES).scale for train in (broken, without))
+    torch.testing.assert_close(found, expected)

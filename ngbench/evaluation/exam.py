@@ -1,0 +1,210 @@
+"""How a task questions a method about the test networks of a zoo, and scores what it says; one `Exam` for each kind of task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ngbench.errors import PredictionsError, SplitError
+from ngbench.evaluation.predictions import Predictions
+from ngbench.loading import GraphDataset
+from ngbench.metrics import METRICS, Resamples
+from ngbench.store import Zoo
+from ngbench.tasks import Task
+
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a method said, in the order of the exam, and what that scores.
+
+    Args:
+        values: ``[rows, ...]``.
+        scrambled: The same for each orbit-scrambled copy of the test networks, ``[copies, rows, ...]``.
+        scores: Metrics of `values`, by name.
+        scrambled_scores: Metrics of that copy on which the primary one is worst.
+        shifts: How far what was said of each row moved, at most, when hidden neurons were permuted, ``[rows]``.
+    """
+
+    values: np.ndarray
+    scrambled: np.ndarray
+    scores: dict[str, float]
+    scrambled_scores: dict[str, float]
+    shifts: np.ndarray
+
+
+class Exam(ABC):
+    """The test networks of a zoo with what a task asks of them.
+
+    Args:
+        task: About one target and split of the zoo.
+        zoo: An open zoo.
+        classes: Names of the classes, sorted; none for a regression.
+    """
+
+    def __init__(self, task: Task, zoo: Zoo):
+        self.task, self.zoo = task, zoo
+        check_zoo(task, zoo)
+        self.rows = zoo.split("test", name=task.split)
+        self.classes = classes_of(task, zoo)
+
+    @property
+    @abstractmethod
+    def ids(self) -> tuple[str, ...]:
+        """Names of the rows: the test networks, or what else is asked about."""
+
+    @property
+    @abstractmethod
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of what is said of a row; -1 for any size."""
+
+    @abstractmethod
+    def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
+        """What a fitted method says, ``[rows, ...]``.
+
+        Args:
+            method: Fitted.
+            networks: The test networks, or a scrambled copy of them.
+        """
+
+    @abstractmethod
+    def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
+        """Every metric of the task, by name.
+
+        Args:
+            values: ``[rows, ...]``.
+            twins: What was said of the same rows with their hidden neurons permuted, ``[rows, ...]``.
+        """
+
+    @abstractmethod
+    def shifts(self, values: np.ndarray, twins: np.ndarray) -> np.ndarray:
+        """How far what is said of each row moved, ``[rows]``, 0 for not at all."""
+
+    @abstractmethod
+    def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
+        """The primary metric, mean over seeds, and its draws over rows and seeds.
+
+        Args:
+            method: Whose answers they are.
+            scored: One for each seed.
+        """
+
+    def check(self, values: np.ndarray) -> None:
+        """Whether values have the shape that the task asks for.
+
+        Raises:
+            PredictionsError: They have another.
+        """
+        wanted = self.row_shape
+        fits = values.ndim == 1 + len(wanted) and all(w in (-1, n) for w, n in zip(wanted, values.shape[1:], strict=True))
+        if not fits:
+            expected = ", ".join("any" if size < 0 else str(size) for size in wanted)
+            raise PredictionsError(
+                f"what is said of a row of task {self.task.name!r} has shape {list(values.shape[1:])}; expected [{expected}]"
+            )
+
+    def score(self, predictions: Predictions) -> Scored:
+        """Scores predictions.
+
+        Raises:
+            PredictionsError: A row is missing, extra, there twice, of another shape or not finite.
+        """
+        values, scrambled = predictions.aligned(self.ids)
+        self.check(values)
+        for copy in scrambled:
+            self.check(copy)
+        copies = [self.scores(copy, values) for copy in scrambled]
+        primary = self.task.primary
+        worst = min(copies, key=lambda found: found[primary.name] if primary.higher_is_better else -found[primary.name])
+        shifts = np.max([self.shifts(values, copy) for copy in scrambled], axis=0)
+        return Scored(values, scrambled, self.scores(values, scrambled[0]), worst, shifts)
+
+
+class PredictionExam(Exam):
+    """Asks for the answer of each test network: a number, or the probability of each class."""
+
+    def __init__(self, task: Task, zoo: Zoo):
+        super().__init__(task, zoo)
+        self.targets = targets_of(task, zoo, self.rows, self.classes)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The test networks."""
+        return tuple(self.zoo.ids[self.rows].tolist())
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """A number, or one for each class."""
+        return (len(self.classes),) if self.classes else ()
+
+    def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
+        """Predictions, float64 ``[graphs]`` or ``[graphs, classes]``."""
+        return np.asarray(method.predict(networks), dtype=np.float64)
+
+    def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
+        """Metrics of predictions against targets."""
+        return {name: METRICS[name](values, self.targets) for name in self.task.metrics}
+
+    def shifts(self, values: np.ndarray, twins: np.ndarray) -> np.ndarray:
+        """Absolute difference, or total variation of the probabilities."""
+        moved = np.abs(values - twins)
+        return moved if moved.ndim == 1 else moved.sum(axis=1) / 2
+
+    def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
+        """Of the metric of resampled predictions."""
+        stack = np.stack([found.values for found in scored])
+        options = {"seed": BOOTSTRAP_SEED, "method": method, "num_resamples": self.task.num_resamples}
+        return Resamples.of(METRICS[self.task.metrics[0]], stack, self.targets, **options)
+
+
+def orbit_salt(copy: int) -> str:
+    """Names the draw of an orbit-scrambled copy of the test set; a network's twin depends on it and on the network's id alone."""
+    return f"ngbench-orbit-{copy + 1}"
+
+
+def check_zoo(task: Task, zoo: Zoo) -> None:
+    """Whether a task can be asked of a zoo.
+
+    Raises:
+        SplitError: The zoo lacks the target column.
+    """
+    if task.target is not None and task.target not in zoo.columns:
+        raise SplitError(
+            f"zoo {zoo.name!r} has no column {task.target!r} for task {task.name!r}; expected one among {', '.join(zoo.columns)}"
+        )
+
+
+def classes_of(task: Task, zoo: Zoo) -> tuple[str, ...]:
+    """Names of the classes that a task distinguishes in a zoo: the values of the target among the training networks, sorted.
+
+    Raises:
+        SplitError: There is only one, or another split has one that training lacks.
+    """
+    if task.kind not in ("classification", "retrieval") or task.target is None:
+        return ()
+    column = zoo.metadata[task.target]
+    found = {part: np.unique(column[zoo.split(part, name=task.split)]) for part in ("train", "val", "test")}
+    if len(found["train"]) < 2:
+        raise SplitError(f"column {task.target!r} of zoo {zoo.name!r} has one value in training; expected two or more classes")
+    for part, values in found.items():
+        unseen = set(values.tolist()) - set(found["train"].tolist())
+        if unseen:
+            raise SplitError(
+                f"column {task.target!r} of zoo {zoo.name!r} has {', '.join(sorted(map(str, unseen)))} in split {task.split!r}, "
+                f"{part}, but not in training; expected the same classes: choose another split or target"
+            )
+    return tuple(str(value) for value in found["train"].tolist())
+
+
+def targets_of(task: Task, zoo: Zoo, rows: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Answers for some networks of a zoo: float64 ``[graphs]``, or the number of each class, int64 ``[graphs]``."""
+    column = zoo.metadata[task.target or ""][rows]
+    if not classes:
+        return column.astype(np.float64)
+    number: Mapping[str, int] = {name: place for place, name in enumerate(classes)}
+    return np.array([number[str(value)] for value in column.tolist()], dtype=np.int64)

@@ -1,0 +1,309 @@
+"""The exam of merging: a method's matchings of networks, and what the networks are worth that are merged by them.
+
+All numbers follow from the matchings, one permutation of nodes for each pair of networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ngbench.alignment import Curves, LabelledImages, Moments, curves, line, match, reestimated, scores
+from ngbench.alignment.interpolate import points
+from ngbench.alignment.matching import group_of
+from ngbench.errors import GraphError, MethodError
+from ngbench.evaluation.exam import BOOTSTRAP_SEED, Exam, Scored, orbit_salt
+from ngbench.evaluation.merging_items import LARGEST_SET, MergingItems, Recovery, acted, draw_items, rows_of, take
+from ngbench.evaluation.predictions import Predictions
+from ngbench.graph import Program, Topology
+from ngbench.graph.symmetry import GroupElement
+from ngbench.loading import GraphDataset, ZooPrograms
+from ngbench.metrics import Resamples
+from ngbench.metrics.merging import NOISES, SET_SIZES
+from ngbench.store import Zoo
+from ngbench.tasks import Task
+
+_MOST_IMAGES = 2048
+"""Test images that merged networks are scored on."""
+_NUM_STATISTICS_IMAGES = 512
+"""Training images from which statistics are estimated again."""
+
+
+@dataclass(frozen=True)
+class MergingImages:
+    """What merged networks are scored on.
+
+    Args:
+        train: Training images, from which statistics are estimated again, ``[images, *input shape]``.
+        test: Labelled test images.
+    """
+
+    train: Tensor
+    test: LabelledImages
+
+    @classmethod
+    def of(cls, programs: ZooPrograms, corpus: str | None = None) -> MergingImages:
+        """Those of a zoo.
+
+        Args:
+            programs: Of the zoo.
+            corpus: One of its corpora; None for the first.
+        """
+        test = LabelledImages(*programs.labelled("test", _MOST_IMAGES, corpus=corpus))
+        return cls(programs.labelled("train", _NUM_STATISTICS_IMAGES, corpus=corpus)[0], test)
+
+
+class MergingExam(Exam):
+    """Asks which nodes of two test networks correspond, for many pairs of networks and of networks with copies of themselves."""
+
+    def __init__(self, task: Task, zoo: Zoo):
+        super().__init__(task, zoo)
+        self._scored: dict[tuple[int | None, bytes], MergingScore] = {}
+
+    @cached_property
+    def items(self) -> MergingItems:
+        """What is matched of the test networks."""
+        return self._drawn(GraphDataset.from_zoo(self.zoo, self.rows))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Kind and networks of each matching."""
+        return self.items.names
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """One number for each node."""
+        return (self.items.num_nodes,)
+
+    def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
+        """Matchings, int64 ``[matches, nodes]``."""
+        return matchings(method, self._drawn(networks))
+
+    def _drawn(self, networks: GraphDataset) -> MergingItems:
+        """The items; of a scrambled copy of the networks the same ones."""
+        corpora = self.zoo.metadata["corpus"][self.rows].tolist() if "corpus" in self.zoo.columns else None
+        return draw_items(networks, corpora=corpora, runs=self.zoo.run_ids[self.rows].tolist())
+
+    @cached_property
+    def _images(self) -> dict[str, MergingImages]:
+        programs = ZooPrograms(self.zoo)
+        return {corpus: MergingImages.of(programs, corpus or None) for corpus in set(self.items.corpora)}
+
+    def measured(self, values: np.ndarray, *, copy: int | None = None) -> MergingScore:
+        """Every number of some matchings.
+
+        Args:
+            values: int64 ``[matches, nodes]``.
+            copy: Of which scrambled copy of the networks; None for the networks themselves.
+
+        Raises:
+            PredictionsError: A row is no element of the symmetry group of its networks.
+        """
+        key = copy, np.asarray(values).tobytes()
+        if key not in self._scored:
+            plain = GraphDataset.from_zoo(self.zoo, self.rows)
+            items = self.items if copy is None else self._drawn(plain.scrambled(salt=orbit_salt(copy)))
+            self._scored[key] = score(items, values, self._images)
+        return self._scored[key]
+
+    def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
+        """Metrics of the matchings of the networks themselves."""
+        return dict(self.measured(values).metrics)
+
+    def shifts(self, values: np.ndarray, twins: np.ndarray) -> np.ndarray:
+        """Zeros, ``[rows]``: nodes of scrambled networks have other numbers, so that the scores alone tell what moved."""
+        return np.zeros(len(values))
+
+    def score(self, predictions: Predictions) -> Scored:
+        """Scores matchings, those of each scrambled copy on its own networks.
+
+        Raises:
+            PredictionsError: A row is missing, extra, there twice, or no element of the symmetry group of its networks.
+        """
+        values, scrambled = predictions.aligned(self.ids)
+        for array in (values, *scrambled):
+            self.check(array)
+        copies = [dict(self.measured(own, copy=copy).metrics) for copy, own in enumerate(scrambled)]
+        primary = self.task.metrics[0]
+        worst = min(copies, key=lambda found: found[primary])
+        return Scored(values, scrambled, self.scores(values, scrambled[0]), worst, self.shifts(values, scrambled[0]))
+
+    def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
+        """Of the primary metric of resampled pairs."""
+        rows = [self.measured(found.values).of_pairs[self.task.metrics[0]] for found in scored]
+        return Resamples.of_rows(np.stack(rows), seed=BOOTSTRAP_SEED, method=method, num_resamples=self.task.num_resamples)
+
+
+def matchings(method: Any, items: MergingItems) -> np.ndarray:
+    """What a method says of every item, int64 ``[matches, nodes]``.
+
+    A method that offers ``match(first, second)`` is asked for the elements that bring the second networks' nodes to the first's;
+    of one that offers ``embed_nodes(networks)`` the embeddings are matched.
+
+    Raises:
+        MethodError: It offers neither, or what it gives does not fit the networks.
+    """
+    pairs = items.matches
+    if hasattr(method, "match"):
+        found = method.match(take(items.networks, pairs[:, 0]), take(items.networks, pairs[:, 1]))
+        if len(found) != len(pairs) or any(e.topology != items.topologies[i] for e, i in zip(found, pairs[:, 0], strict=True)):
+            raise MethodError(f"method {method.info.name!r} gives {len(found)} matchings; expected one for each of {len(pairs)}")
+        return items.packed(found)
+    if not hasattr(method, "embed_nodes"):
+        raise MethodError(f"method {method.info.name!r} embeds no nodes and matches no networks; expected one that can")
+    embedded = method.embed_nodes(items.networks)
+    if len(embedded) != len(items.networks):
+        raise MethodError(
+            f"method {method.info.name!r} embeds {len(embedded)} networks; expected each of the {len(items.networks)}"
+        )
+    return items.packed([match(items.topologies[first], embedded[first], embedded[second]) for first, second in pairs.tolist()])
+
+
+@dataclass(frozen=True)
+class MergingScore:
+    """Every number of one method.
+
+    Args:
+        metrics: Means over items, by name; kinds of which there are no items are left out.
+        of_pairs: What is measured of each pair, by metric, float64 ``[pairs]``.
+        curves: Lines of the pairs as they are.
+        repaired: The same with statistics estimated again.
+    """
+
+    metrics: Mapping[str, float]
+    of_pairs: Mapping[str, np.ndarray]
+    curves: Curves
+    repaired: Curves
+
+
+def score(items: MergingItems, matchings: np.ndarray, images: Mapping[str, MergingImages]) -> MergingScore:
+    """Scores matchings.
+
+    Args:
+        items: What was matched.
+        matchings: Of all items, int64 ``[matches, nodes]``.
+        images: By corpus.
+
+    Raises:
+        PredictionsError: As of `MergingItems.unpacked`.
+    """
+    of_pairs, of_recoveries, of_triples, of_sets = items.parts(items.unpacked(matchings))
+    plain, repaired = _lines(items, of_pairs, images)
+    columns = {
+        "midpoint_accuracy": plain.midpoint_accuracy,
+        "barrier": plain.barrier,
+        "barrier_area": plain.barrier_area,
+        "midpoint_accuracy_repaired": repaired.midpoint_accuracy,
+        "barrier_repaired": repaired.barrier,
+        "endpoint_accuracy": plain.endpoint_accuracy,
+    }
+    metrics = {name: float(values.mean()) for name, values in columns.items()}
+    metrics |= _recovery(items.recoveries, of_recoveries) | _cycles(of_triples) | _sets(items, of_sets, images)
+    return MergingScore(metrics, columns, plain, repaired)
+
+
+def _lines(items: MergingItems, elements: Sequence[GroupElement], images: Mapping[str, MergingImages]) -> tuple[Curves, Curves]:
+    """The lines of all pairs as they are, and with statistics estimated again."""
+    rows = rows_of(items.networks)
+    shape = (len(items.pairs), len(points()))
+    plain, repaired = (Curves(np.empty(shape), np.empty(shape)) for _ in range(2))
+    for bench, members in _benches(items, items.pairs[:, 0], images):
+        first = torch.stack([rows[items.pairs[k, 0]] for k in members])
+        second = torch.stack([acted(elements[k], rows[items.pairs[k, 1]]) for k in members])
+        between, share = line(first, second), points()
+        ends = [bench.moments(end) for end in (first, second)]
+        goal = Moments(*(_line_of(share, *both) for both in zip(*((e.mean, e.std) for e in ends), strict=True)))
+        again = bench.repaired(between.flatten(0, 1), goal).view(between.shape)
+        for found, lines in ((plain, between), (repaired, again)):
+            own = curves(bench.program, lines, bench.images.test)
+            found.loss[members], found.accuracy[members] = own.loss, own.accuracy
+    return plain, repaired
+
+
+def _line_of(share: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Numbers of pairs ``[pairs, nodes]`` mixed for each point of a line, ``[pairs * points, nodes]``."""
+    weight = share[:, None].to(first)
+    return ((1 - weight) * first[:, None] + weight * second[:, None]).flatten(0, 1)
+
+
+def _recovery(items: Sequence[Recovery], elements: Sequence[GroupElement]) -> dict[str, float]:
+    """Of the nodes that a copy's permutation may move the share that is matched right, and the share of copies without fault."""
+    metrics = {}
+    for noise in NOISES if items else ():
+        both = [(item, element) for item, element in zip(items, elements, strict=True) if item.noise == noise]
+        right = [_share_in_place(element.compose(item.element)) for item, element in both]
+        metrics[f"recovery_{noise:g}"] = float(np.mean(right))
+        metrics[f"recovery_exact_{noise:g}"] = float(np.mean(np.array(right) == 1))
+    return metrics
+
+
+def _cycles(elements: Sequence[GroupElement]) -> dict[str, float]:
+    """The share of nodes that come back to themselves by a, b, c and a again."""
+    rounds = [elements[start : start + 3] for start in range(0, len(elements), 3)]
+    shares = [_share_in_place(ab.compose(bc).compose(ca)) for ab, bc, ca in rounds]
+    return {"cycle_consistency": float(np.mean(shares))} if shares else {}
+
+
+def _sets(items: MergingItems, elements: Sequence[GroupElement], images: Mapping[str, MergingImages]) -> dict[str, float]:
+    """Accuracy of the mean of the first 2, 3, … networks of each set, as it is and with statistics estimated again."""
+    rows, sizes = rows_of(items.networks), SET_SIZES
+    found = {name: np.empty((len(sizes), len(items.sets))) for name in ("", "_repaired")}
+    for bench, members in _benches(items, items.sets[:, 0], images):
+        aligned = torch.stack([torch.stack(_members(rows, items.sets[k], elements, k)) for k in members])
+        moments = bench.moments(aligned.flatten(0, 1))
+        parts = [values.view(*aligned.shape[:2], -1) for values in (moments.mean, moments.std)]
+        means = torch.cat([aligned[:, :size].mean(1) for size in sizes])
+        goal = Moments(*(torch.cat([values[:, :size].mean(1) for size in sizes]) for values in parts))
+        for name, merged in (("", means), ("_repaired", bench.repaired(means, goal))):
+            found[name][:, members] = scores(bench.program, merged, bench.images.test)[1].reshape(len(sizes), len(members))
+    if not len(items.sets):
+        return {}
+    return {f"merged_{size}{name}": float(own[k].mean()) for name, own in found.items() for k, size in enumerate(sizes)}
+
+
+def _members(rows: Sequence[Tensor], members: np.ndarray, elements: Sequence[GroupElement], number: int) -> list[Tensor]:
+    """The value rows of a set, all brought to the first."""
+    own = elements[number * (LARGEST_SET - 1) : (number + 1) * (LARGEST_SET - 1)]
+    return [rows[members[0]], *(acted(element, rows[place]) for element, place in zip(own, members[1:], strict=True))]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What networks of one topology and corpus are run with."""
+
+    program: Program
+    images: MergingImages
+
+    def moments(self, rows: Tensor) -> Moments:
+        return Moments.of(self.program, rows, self.images.train)
+
+    def repaired(self, rows: Tensor, goal: Moments) -> Tensor:
+        return reestimated(self.program, rows, self.images.train, goal=goal)
+
+
+def _benches(items: MergingItems, firsts: np.ndarray, images: Mapping[str, MergingImages]) -> list[tuple[_Bench, np.ndarray]]:
+    """For each topology and corpus what runs its networks, and which of the items are its own, by their first networks."""
+    own: dict[tuple[Topology, str], list[int]] = {}
+    for number, first in enumerate(firsts.tolist()):
+        own.setdefault((items.topologies[first], items.corpora[first]), []).append(number)
+    programs = {variant.structure: bundle.programs for bundle in items.networks.bundles for variant in bundle.variants}
+    found = []
+    for (topology, corpus), members in own.items():
+        known = programs[topology.structure]
+        if known is None:
+            raise GraphError("the networks of the items cannot be run; expected networks of a zoo, or programs beside them")
+        found.append((_Bench(known(topology), images[corpus]), np.array(members)))
+    return found
+
+
+def _share_in_place(element: GroupElement) -> float:
+    """Of the nodes that any symmetry moves the share that an element leaves in place."""
+    moving = group_of(element.topology).moving_groups
+    nodes = [element.permutations.get(name, torch.arange(element.topology.group(name).size)) for name in moving]
+    return float(torch.cat([own == torch.arange(len(own)) for own in nodes]).double().mean()) if nodes else 1.0

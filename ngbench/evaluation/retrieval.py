@@ -1,0 +1,60 @@
+"""The exam of retrieval: embeddings of the test networks, ranked by cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ngbench.evaluation.exam import BOOTSTRAP_SEED, Exam, Scored, targets_of
+from ngbench.evaluation.functional import functional_distance
+from ngbench.loading import GraphDataset
+from ngbench.metrics import METRICS, Resamples
+from ngbench.metrics.retrieval import cosine_similarity, relevance
+from ngbench.store import Zoo
+from ngbench.tasks import Task
+
+
+class RetrievalExam(Exam):
+    """Asks for an embedding of each test network; the others, and the query's scrambled copy, are its gallery."""
+
+    def __init__(self, task: Task, zoo: Zoo):
+        super().__init__(task, zoo)
+        self.labels = targets_of(task, zoo, self.rows, self.classes)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The test networks."""
+        return tuple(self.zoo.ids[self.rows].tolist())
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Any number of features."""
+        return (-1,)
+
+    @cached_property
+    def grades(self) -> np.ndarray:
+        """How relevant each test network is to each, int8 ``[graphs, graphs]``; see `ngbench.metrics.retrieval.relevance`."""
+        return relevance(self.labels, functional_distance(self.zoo, self.rows))
+
+    def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
+        """Embeddings, float32 ``[graphs, features]``."""
+        return np.asarray(method.embed(networks), dtype=np.float32)
+
+    def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
+        """Metrics of the rankings."""
+        similarity = cosine_similarity(values, twins)
+        return {name: METRICS[name](similarity, self.grades) for name in self.task.metrics}
+
+    def shifts(self, values: np.ndarray, twins: np.ndarray) -> np.ndarray:
+        """1 minus the cosine of a network's embedding and that of its scrambled copy."""
+        return 1 - np.diagonal(cosine_similarity(values, twins))
+
+    def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
+        """Of the scores of resampled queries; the gallery stays."""
+        of_rows = METRICS[self.task.metrics[0]].of_rows
+        assert of_rows is not None, "metrics of rankings are means over queries"
+        rows = [of_rows(cosine_similarity(found.values, found.scrambled[0]), self.grades) for found in scored]
+        return Resamples.of_rows(np.stack(rows), seed=BOOTSTRAP_SEED, method=method, num_resamples=self.task.num_resamples)

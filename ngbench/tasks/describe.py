@@ -1,0 +1,48 @@
+"""The protocol in words, from the same files that the code reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ngbench.metrics import METRICS, facts_of
+from ngbench.tasks.task import Task
+
+
+def as_markdown(tasks: Iterable[Task]) -> str:
+    """A section for each task, and what all share, as Markdown."""
+    return "\n\n".join(["# The protocol", SHARED, *map(_section, tasks)]) + "\n"
+
+
+SHARED = """Every method gets the same splits, budget, loss, rule of selection and seeds. The test split is scored once, by the
+evaluator, from predictions that are kept; its answers never reach a method. A method that lacks what a task asks for is not
+applicable there, which is no score of zero, and has no mean over tasks. Methods are ranked within their track alone: `weights`
+reads parameters, `probes` also runs the networks on inputs. Beside each score stands the worst over orbit-scrambled copies of the
+test split, in which every network is replaced by an equivalent one. Differences are tested by a paired bootstrap over test
+networks and seeds; methods whose difference to the best of their track may be nothing are tied with it."""
+
+
+def _section(task: Task) -> str:
+    zoos = "; ".join(f"`{zoo}`" + (f": {', '.join(targets)}" if targets else "") for zoo, targets in task.zoos.items())
+    metrics = [facts_of(name) for name in task.metrics]
+    rows = {
+        "asked of": zoos,
+        "answer": {
+            "regression": f"a number from {task.target_bounds[0]:g} to {task.target_bounds[1]:g} for each network",
+            "classification": "a probability of each class for each network",
+            "retrieval": "an embedding of each network; ranked by cosine",
+            "merging": "an embedding of each node, by which the evaluator matches two networks; or the matching itself",
+        }[task.kind],
+        "metrics": ", ".join(
+            f"{metric.title} ({'higher' if metric.higher_is_better else 'lower'} is better)" for metric in metrics
+        ),
+        "chosen on validation by": getattr(METRICS.get(task.selection), "title", task.selection),
+        "loss": task.loss,
+        "budget": f"{task.max_epochs} epochs, or {task.num_candidates} candidates of a method without epochs",
+        "seeds": str(task.num_seeds),
+        "scrambled copies": str(task.num_scrambled),
+        "intervals": f"{task.confidence:.0%}, {task.num_resamples:,} resamples",
+        "always in the table": ", ".join(f"`{name}`" for name in task.baselines),
+    }
+    table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    explained = "\n".join(f"* {metric.title}: {metric.description}" for metric in metrics)
+    return f"## {task.title}\n\n*{task.question}* Version {task.version}.\n\n| | |\n|---|---|\n{table}\n\n{explained}"

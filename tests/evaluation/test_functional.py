@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ngbench.errors import GraphError
+from ngbench.evaluation.functional import comparable_outputs, functional_distance, outputs
+from ngbench.loading import GraphDataset, ZooPrograms
+from ngbench.metrics.retrieval import relevance
+from ngbench.store import generate, open_zoo
+from ngbench.testing import SEVERAL_STRUCTURES, fake_dataset
+from ngbench.zoo.images import load_images
+from ngbench.zoo.recipe import load_recipe, parse_recipe
+
+
+@pytest.fixture(scope="module")
+def park():
+    """Some test networks of the shipped zoo of many architectures: three of each of two corpora and of one with two classes."""
+    zoo = open_zoo("digits-park")
+    rows, corpora = zoo.split("test"), zoo.metadata["corpus"]
+    cheap = rows[zoo.metadata["family"][rows] == "mlp"]
+    return zoo, np.concatenate([cheap[corpora[cheap] == corpus][:3] for corpus in ("digits-parity", "digits", "digits-rotated")])
+
+
+def test_outputs_give_the_accuracies_that_the_zoo_has_recorded(park):
+    zoo, rows = park
+    members = rows[zoo.metadata["corpus"][rows] == "digits-rotated"]
+    images = ZooPrograms(zoo).labelled("test", corpus="digits-rotated")[0]
+    labels = load_images(parse_recipe(zoo.info.recipe, source="the zoo").images, "digits-rotated").test_labels
+    networks = GraphDataset.from_zoo(zoo, members)
+    assert images.shape == (500, 1, 8, 8)
+    for bundle in networks.bundles:
+        found = outputs(bundle, images).argmax(dim=-1).numpy()
+        recorded = zoo.metadata["test_accuracy"][members[bundle.index.numpy()]]
+        np.testing.assert_allclose((found == labels).mean(axis=1), recorded, atol=1e-9)
+
+
+def test_distance_is_the_root_mean_squared_difference_of_probabilities_for_images_that_no_network_was_trained_on(park):
+    zoo, rows = park
+    found = functional_distance(zoo, rows)
+    images = ZooPrograms(zoo).inputs(256, part="test")
+    trained_on = {image.numpy().tobytes() for image in ZooPrograms(zoo).inputs(5000)}
+    assert not trained_on & {image.numpy().tobytes() for image in images}
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, found.T)
+    given = {}
+    for bundle in GraphDataset.from_zoo(zoo, rows).bundles:
+        given |= dict(zip(bundle.index.tolist(), outputs(bundle, images).softmax(-1).numpy(), strict=True))
+    for i, own in given.items():
+        for j, other in given.items():
+            expected = np.sqrt(np.square(own - other).mean()) if own.shape == other.shape else np.inf
+            assert found[i, j] == pytest.approx(expected, abs=1e-6)
+    assert np.isinf(found[0, 4])
+    assert 0.01 < found[3, 6] < 1
+
+
+def test_fits_of_an_image_are_nearest_to_each_other_by_the_images_that_the_zoo_holds(tmp_path):
+    zoo = generate(load_recipe("digits-inr"), tmp_path / "inr.h5", limit=18)
+    rows = np.random.default_rng(3).permutation(18)
+    found, images = functional_distance(zoo, rows), zoo.metadata["image_index"][rows]
+    rendered = zoo.functional("digits")[rows].astype(np.float64)
+    expected = np.sqrt(np.square(rendered[:, np.newaxis] - rendered).mean(axis=-1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    grades = relevance(np.zeros(18), found)
+    np.testing.assert_array_equal(grades >= 2, images[:, np.newaxis] == images)
+
+
+def test_images_that_a_zoo_does_not_hold_are_rendered(tmp_path, monkeypatch):
+    zoo = generate(load_recipe("digits-inr"), tmp_path / "inr.h5", limit=7)
+    stored = functional_distance(zoo, np.arange(7))
+    monkeypatch.setattr(zoo, "functional_names", ())
+    np.testing.assert_allclose(functional_distance(zoo, np.arange(7)), stored, atol=2e-3)
+
+
+def test_a_network_with_its_hidden_units_permuted_gives_the_same(park):
+    zoo, rows = park
+    networks = GraphDataset.from_zoo(zoo, rows)
+    for (own, given), (other, again) in zip(
+        comparable_outputs(networks), comparable_outputs(networks.scrambled(salt="mates")), strict=True
+    ):
+        np.testing.assert_array_equal(own, other)
+        np.testing.assert_allclose(given, again, atol=1e-6)
+        assert np.abs(given[0] - given[1]).max() > 0.01
+
+
+def test_networks_of_a_zoo_without_recipe_are_refused(small_zoo_path):
+    with pytest.raises(GraphError, match="holds no recipe"):
+        functional_distance(open_zoo(small_zoo_path), np.arange(4))
+
+
+def test_networks_of_no_zoo_are_refused():
+    with pytest.raises(GraphError, match="6 networks are of no zoo that ngbench generated"):
+        comparable_outputs(fake_dataset(SEVERAL_STRUCTURES, num_graphs=6))
+
+
+def test_more_networks_than_pass_at_once_stand_in_their_order():
+    networks = fake_dataset(SEVERAL_STRUCTURES[:1], num_graphs=150)
+    (bundle,) = networks.bundles
+    inputs = torch.randn(3, *bundle.input_shapes[0], generator=torch.Generator().manual_seed(1))
+    found = outputs(bundle, inputs)
+    alone = torch.cat([outputs(bundle.rows(torch.tensor([row])), inputs) for row in (0, 70, 149)])
+    torch.testing.assert_close(found[[0, 70, 149]], alone, atol=1e-5, rtol=1e-4)

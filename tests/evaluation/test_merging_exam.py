@@ -1,0 +1,133 @@
+"""The exam of merging on a zoo that is trained for a moment, from asking a method to scores from the file alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import resources
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ngbench.errors import PredictionsError
+from ngbench.evaluation.exam import orbit_salt
+from ngbench.evaluation.merging import MergingExam
+from ngbench.evaluation.merging_items import Counts, draw_items
+from ngbench.evaluation.predictions import Predictions
+from ngbench.graph import symmetry
+from ngbench.loading import GraphDataset, ZooPrograms
+from ngbench.store import generate, open_zoo
+from ngbench.tasks.task import Task
+from ngbench.zoo.recipe import load_recipe
+
+SHORT = {"epochs": 4, "learning_rate": 0.01}
+COUNTS = Counts(pairs=4, recoveries=2, triples=2, sets=1)
+
+
+@pytest.fixture(scope="module")
+def exam(tmp_path_factory):
+    recipe = load_recipe("digits-mlp")
+    short = {name: recipe.hyperparameters[name].model_copy(update={"value": value}) for name, value in SHORT.items()}
+    design = recipe.architecture.model_copy(update={"width": 12, "depth": 2})
+    update = {"num_runs": 64, "architecture": design, "hyperparameters": {**recipe.hyperparameters, **short}}
+    path = tmp_path_factory.mktemp("merging") / "small.h5"
+    generate(recipe.model_copy(update=update), path)
+    content = yaml.safe_load((resources.files("ngbench.tasks") / "merging.yaml").read_text(encoding="utf-8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ngbench.evaluation.merging.draw_items", partial(draw_items, counts=COUNTS))
+        yield MergingExam(Task.model_construct(**content), open_zoo(path))
+
+
+def asked(exam, method):
+    networks = GraphDataset.from_zoo(exam.zoo, exam.rows)
+    scrambled = [exam.ask(method, networks.scrambled(salt=orbit_salt(copy))) for copy in range(2)]
+    return Predictions(exam.ids, exam.ask(method, networks), np.stack(scrambled), {"method": "test"})
+
+
+@torch.no_grad()
+def activations(networks):
+    (bundle,) = networks.bundles
+    images = bundle.programs.inputs(100, seed=0)
+    found = dict(zip(bundle.index.tolist(), bundle.activations(images).transpose(0, 1).numpy(), strict=True))
+    return [found[place] for place in range(len(networks))]
+
+
+EMBEDS = SimpleNamespace(info=SimpleNamespace(name="test"), embed_nodes=activations)
+STANDS = SimpleNamespace(
+    info=SimpleNamespace(name="test"),
+    match=lambda first, second: [symmetry.group(first.bundles[0].topology).identity() for _ in first.ids],
+)
+
+
+def test_rows_are_named_by_kind_and_networks(exam):
+    assert len(set(exam.ids)) == len(exam.ids) == 4 + 2 * 4 + 2 * 3 + 7
+    first, second = exam.items.pairs[0]
+    assert exam.ids[0] == f"pair: {exam.items.networks.ids[first]}, {exam.items.networks.ids[second]}"
+    assert exam.ids[5].startswith("copy: ")
+    assert exam.ids[5].endswith(" copied with noise 0.1")
+    assert exam.ids[-1].startswith("set 0: ")
+    assert exam.row_shape == (1 + 12 + 12 + 10,)
+
+
+def test_scores_of_scrambled_networks_are_the_same_where_a_method_is_invariant_and_differ_where_it_is_not(exam):
+    invariant, stands = (exam.score(asked(exam, method)) for method in (EMBEDS, STANDS))
+    assert invariant.scrambled_scores["midpoint_accuracy"] == pytest.approx(invariant.scores["midpoint_accuracy"], abs=0.01)
+    assert stands.scrambled_scores["barrier_area"] != pytest.approx(stands.scores["barrier_area"], rel=1e-3)
+    assert invariant.scores["endpoint_accuracy"] == pytest.approx(stands.scores["endpoint_accuracy"])
+    assert invariant.scores["midpoint_accuracy"] > stands.scores["midpoint_accuracy"]
+    assert not invariant.shifts.any()
+
+
+def test_the_worst_scrambled_copy_is_reported(exam):
+    scored = exam.score(asked(exam, STANDS))
+    copies = [exam.measured(values, copy=copy).metrics["midpoint_accuracy"] for copy, values in enumerate(scored.scrambled)]
+    assert copies[0] != copies[1]
+    assert scored.scrambled_scores["midpoint_accuracy"] == min(copies)
+
+
+def test_endpoints_have_the_accuracies_that_the_zoo_recorded(exam):
+    scored = exam.measured(asked(exam, STANDS).values)
+    recorded = exam.zoo.metadata["test_accuracy"][exam.rows][exam.items.pairs].mean(1)
+    np.testing.assert_allclose(scored.of_pairs["endpoint_accuracy"], recorded, atol=1e-6)
+
+
+def test_predictions_score_alike_from_their_file(exam, tmp_path):
+    predictions = asked(exam, EMBEDS)
+    predictions.save(tmp_path / "predictions.npz")
+    again = MergingExam(exam.task, exam.zoo).score(Predictions.load(tmp_path / "predictions.npz"))
+    expected = exam.score(predictions)
+    assert again.scores == expected.scores
+    assert again.scrambled_scores == expected.scrambled_scores
+
+
+def test_matchings_of_a_hostile_file_are_refused(exam, tmp_path):
+    predictions = asked(exam, STANDS)
+    predictions.scrambled[1, 2, 3:5] = [10**9, -7]
+    predictions.save(tmp_path / "predictions.npz")
+    with pytest.raises(PredictionsError, match="is no symmetry of their topology: what is said of group 'linear0'"):
+        exam.score(Predictions.load(tmp_path / "predictions.npz"))
+
+
+def test_matchings_of_fewer_nodes_are_refused(exam):
+    whole = asked(exam, STANDS)
+    short = Predictions(whole.ids, whole.values[:, 1:], whole.scrambled[:, :, 1:], {})
+    with pytest.raises(PredictionsError, match=r"what is said of a row of task 'merging' has shape \[34\]; expected \[35\]"):
+        exam.score(short)
+
+
+def test_the_interval_holds_the_mean_over_pairs(exam):
+    scored = exam.score(asked(exam, EMBEDS))
+    found = exam.resamples("test", [scored, scored])
+    assert found.score == pytest.approx(scored.scores["midpoint_accuracy"])
+    interval = found.interval()
+    assert interval.low < found.score < interval.high
+
+
+def test_images_are_those_of_the_zoo_s_test_part(exam):
+    images = exam._images[""]
+    expected, labels = ZooPrograms(exam.zoo).labelled("test")
+    assert len(images.test.labels) == len(labels)
+    assert torch.equal(images.test.labels.sort().values, labels.sort().values)
+    assert images.train.shape == (512, *expected.shape[1:])
