@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ngbench.evaluation.functional import comparable_outputs
+from ngbench.evaluation.functional import NUM_INPUTS, comparable_outputs
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, Problem, RunContext
 
@@ -83,6 +83,7 @@ class FunctionalDistance:
         any_architecture=True,
         paper="none: the truth that retrieval is measured against",
         kinds=("retrieval",),
+        num_probes=NUM_INPUTS,
     )
     num_parameters = 0
 

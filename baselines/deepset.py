@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -64,6 +65,19 @@ class Config(Training):
         self.check_positive("channels", "num_layers", "head_width", "clip")
         self.check_not_negative("weight_noise")
         self.check_share("dropout")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What sizes a `WeightSpaceNetwork`.
+
+    Args:
+        variants: Topologies of the training networks; they differ in activations only.
+        normalization: Brings the weights and biases of each layer to one scale.
+    """
+
+    variants: Annotated[tuple[Topology, ...], Field(min_length=1)]
+    normalization: Normalization
 
 
 class WeightSpaceNetwork(nn.Module):
@@ -213,17 +227,21 @@ class DeepSet(EmbeddingMethod):
         paper="Navon et al. 2023, arXiv:2301.12780; Zhou et al. 2023, arXiv:2302.14040",
     )
     Config = Config
+    Survey = Survey
     tuned: ClassVar = {
         "classification/digits-inr": {"weight_noise": "0.1", "channels": "48"},
         "retrieval/digits-inr": {"weight_noise": "0.1", "channels": "48"},
         "merging": {"weight_noise": "0", "batch_size": "4"},
     }
 
-    def build(self, train: GraphDataset, *, num_outputs: int) -> WeightSpaceNetwork:
-        """A network for the architecture of the training networks.
+    def survey(self, train: GraphDataset) -> Survey:
+        """The architecture of the training networks.
 
         Raises:
             GraphError: They have several.
         """
-        bundle = train.one_structure(reader=self.info.name)
-        return WeightSpaceNetwork(self.config, bundle.variants, Normalization.fit(train), num_outputs=num_outputs)
+        return Survey(train.one_structure(reader=self.info.name).variants, Normalization.fit(train))
+
+    def module_for(self, survey: Survey, *, num_outputs: int) -> WeightSpaceNetwork:
+        """A network of random weights for an architecture."""
+        return WeightSpaceNetwork(self.config, survey.variants, survey.normalization, num_outputs=num_outputs)

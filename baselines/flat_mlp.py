@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.fitting.trained import TrainedMethod
@@ -50,12 +51,22 @@ class Config(Training):
         self.check_share("dropout")
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What sizes a `FlatNetwork`.
+
+    Args:
+        variants: Topologies of the training networks; they differ in activations only.
+    """
+
+    variants: Annotated[tuple[Topology, ...], Field(min_length=1)]
+
+
 class FlatNetwork(nn.Module):
     """Scales each position of the value row by itself, then a perceptron; the activations stand beside as one-hot numbers.
 
     Args:
         config: Sizes and options.
-        values: Training rows ``[graphs, values]``.
         variants: Topologies of the training networks; they differ in activations only.
         num_outputs: Numbers to predict for a network.
     """
@@ -63,18 +74,23 @@ class FlatNetwork(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, config: Config, values: Tensor, variants: Sequence[Topology], *, num_outputs: int):
+    def __init__(self, config: Config, variants: Sequence[Topology], *, num_outputs: int):
         super().__init__()
         self.config = config
-        # Quantiles, since a few diverged networks would set every mean and deviation.
-        low, median, high = (torch.from_numpy(np.quantile(values, q, axis=0)).float() for q in (0.16, 0.5, 0.84))
-        self.register_buffer("centre", median)
-        self.register_buffer("scale", torch.where(high > low, (high - low) / 2, torch.ones_like(median)))
+        self.register_buffer("centre", torch.zeros(variants[0].num_values))
+        self.register_buffer("scale", torch.ones(variants[0].num_values))
         self.structure = variants[0].structure
         self.activations = tuple(sorted(set().union(*map(_activations, variants))))
-        sizes = [values.shape[1] + len(self.activations)] + [config.width] * config.num_layers
+        sizes = [variants[0].num_values + len(self.activations)] + [config.width] * config.num_layers
         hidden = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU(), nn.Dropout(config.dropout))]
         self.layers, self.last = nn.Sequential(*hidden), nn.Linear(sizes[-1], num_outputs)
+
+    def standardise(self, values: Tensor) -> None:
+        """From now on subtracts the medians of training rows ``[graphs, values]`` and divides by their spread."""
+        # Quantiles, since a few diverged networks would set every mean and deviation.
+        low, median, high = (torch.from_numpy(np.quantile(values, q, axis=0)).float() for q in (0.16, 0.5, 0.84))
+        self.centre.copy_(median)
+        self.scale.copy_(torch.where(high > low, (high - low) / 2, torch.ones_like(median)))
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """``[graphs, outputs]``, for a batch of one bundle."""
@@ -117,19 +133,27 @@ class FlatMLP(TrainedMethod):
         paper="none: the plain use of a multilayer perceptron",
     )
     Config = Config
+    Survey = Survey
     tuned: ClassVar = {
         "classification/digits-inr": {"weight_noise": "0.1"},
         "retrieval/digits-inr": {"weight_noise": "0.1"},
     }
 
-    def build(self, train: GraphDataset, *, num_outputs: int) -> FlatNetwork:
-        """A network of random weights for the architecture of the training networks.
+    def survey(self, train: GraphDataset) -> Survey:
+        """The architecture of the training networks.
 
         Raises:
             GraphError: The networks have several structures.
         """
-        bundle = train.one_structure(reader=self.info.name)
-        return FlatNetwork(self.config, bundle.values, bundle.variants, num_outputs=num_outputs)
+        return Survey(train.one_structure(reader=self.info.name).variants)
+
+    def module_for(self, survey: Survey, *, num_outputs: int) -> FlatNetwork:
+        """A network of random weights for an architecture."""
+        return FlatNetwork(self.config, survey.variants, num_outputs=num_outputs)
+
+    def measure(self, module: FlatNetwork, train: GraphDataset) -> None:
+        """Takes the median and the spread of each weight."""
+        module.standardise(train.one_structure(reader=self.info.name).values)
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """As `TrainedMethod.predict`.

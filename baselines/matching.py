@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -72,6 +72,7 @@ class ActivationMatching:
         invariant=True,
         any_architecture=True,
         paper="Ainsworth et al. 2023, arXiv:2209.04836",
+        num_probes=Config.num_images,
     )
     num_parameters = 0
 
@@ -79,6 +80,7 @@ class ActivationMatching:
         self.config = config or self.Config()
         if self.config.num_images < 1:
             raise ConfigError(f"num_images of activation-matching is {self.config.num_images}; expected 1 or more")
+        self.info = replace(self.info, num_probes=self.config.num_images)
         self.images: torch.Tensor | None = None
 
     def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:

@@ -141,6 +141,19 @@ def table_rows(vocabulary: Vocabulary, variants: tuple[Topology, ...], device: t
     )
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What sizes a `MatrixNetwork`.
+
+    Args:
+        vocabulary: What the training networks consist of.
+        normalization: Brings the weights and biases of each layer to one scale.
+    """
+
+    vocabulary: Vocabulary
+    normalization: Normalization
+
+
 class MatrixNetwork(nn.Module):
     """Convolutions on the images of all layers, pooled over each image; layers pooled over each network; a perceptron.
 
@@ -271,11 +284,16 @@ class MatrixCNN(TrainedMethod):
         paper="after Eilertsen et al. 2020, arXiv:2002.05688",
     )
     Config = Config
+    Survey = Survey
     tuned: ClassVar = {
         "classification/digits-inr": {"weight_noise": "0.1"},
         "retrieval/digits-inr": {"weight_noise": "0.1"},
     }
 
-    def build(self, train: GraphDataset, *, num_outputs: int) -> MatrixNetwork:
-        """A network of random weights for the kernels and features of the training networks."""
-        return MatrixNetwork(self.config, Vocabulary.of(train), Normalization.fit(train), num_outputs=num_outputs)
+    def survey(self, train: GraphDataset) -> Survey:
+        """The kernels and features of the training networks."""
+        return Survey(Vocabulary.of(train), Normalization.fit(train))
+
+    def module_for(self, survey: Survey, *, num_outputs: int) -> MatrixNetwork:
+        """A network of random weights for kernels and features."""
+        return MatrixNetwork(self.config, survey.vocabulary, survey.normalization, num_outputs=num_outputs)

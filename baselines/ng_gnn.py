@@ -25,8 +25,9 @@ from baselines.reading.message_passing import Aggregate, FlatWiring, Linear, Sum
 from baselines.reading.pooling import POOLINGS, Pooling
 from baselines.reading.probes import ProbeFeatures
 from baselines.reading.reader import GraphReader
+from baselines.reading.survey import GraphSurvey, measure_probes
 from ngbench.graph import Topology
-from ngbench.loading import GraphBatch, GraphDataset, Normalization
+from ngbench.loading import GraphBatch, GraphDataset
 from ngbench.methods import MethodInfo
 
 
@@ -244,6 +245,7 @@ class NGGNN(EmbeddingMethod):
         paper="Kofinas et al. 2024, arXiv:2403.12143",
     )
     Config = Config
+    Survey = GraphSurvey
     # a node is known by what leaves it as much as by what enters, and noise is part of the problem
     tuned: ClassVar = {
         "generalization/digits-park": {"weight_noise": "0"},
@@ -254,11 +256,18 @@ class NGGNN(EmbeddingMethod):
         "merging": {"reverse_edges": "true", "num_layers": "2", "weight_noise": "0", "batch_size": "4", "epochs": "30"},
     }
 
-    def build(self, train: GraphDataset, *, num_outputs: int) -> GraphNetwork:
-        """A network of random weights, sized for those of training."""
-        config = self.config.for_networks(train)
-        options = {"num_outputs": num_outputs, "probes": config.probe_features(train)}
-        return GraphNetwork(config, Vocabulary.of(train, config), Normalization.fit(train), **options)
+    def survey(self, train: GraphDataset) -> GraphSurvey:
+        """What the training networks consist of, how large their weights are, and which inputs they take."""
+        return GraphSurvey.of(train, self.config)
+
+    def module_for(self, survey: GraphSurvey, *, num_outputs: int) -> GraphNetwork:
+        """A network of random weights, sized for the networks of a survey."""
+        config, vocabulary, normalization, probes = survey.parts(self.config)
+        return GraphNetwork(config, vocabulary, normalization, num_outputs=num_outputs, probes=probes)
+
+    def measure(self, module: GraphNetwork, train: GraphDataset) -> None:
+        """Takes probes from data, and how large activations on probes usually are."""
+        measure_probes(module, train)
 
     @classmethod
     def from_reference(cls, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> NGGNN:

@@ -29,9 +29,10 @@ from baselines.reading.pooling import POOLINGS, Pooling
 from baselines.reading.probes import ProbeFeatures
 from baselines.reading.reader import GraphReader
 from baselines.reading.relational_attention import keep_at_random, relational_attention, update_pairs
+from baselines.reading.survey import GraphSurvey, measure_probes
 from ngbench.errors import ConfigError
 from ngbench.graph import Topology
-from ngbench.loading import GraphBatch, GraphDataset, Normalization
+from ngbench.loading import GraphBatch, GraphDataset
 from ngbench.methods import MethodInfo
 
 
@@ -238,6 +239,7 @@ class NGT(EmbeddingMethod):
         paper="Kofinas et al. 2024, arXiv:2403.12143",
     )
     Config = Config
+    Survey = GraphSurvey
     tuned: ClassVar = {
         "generalization/digits-park": {"weight_noise": "0", "epochs": "20"},
         "classification/digits-park": {"weight_noise": "0", "epochs": "20"},
@@ -246,11 +248,18 @@ class NGT(EmbeddingMethod):
         "retrieval/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "20"},
     }
 
-    def build(self, train: GraphDataset, *, num_outputs: int) -> GraphTransformer:
-        """A network of random weights, sized for those of training."""
-        config = self.config.for_networks(train)
-        options = {"num_outputs": num_outputs, "probes": config.probe_features(train)}
-        return GraphTransformer(config, Vocabulary.of(train, config), Normalization.fit(train), **options)
+    def survey(self, train: GraphDataset) -> GraphSurvey:
+        """What the training networks consist of, how large their weights are, and which inputs they take."""
+        return GraphSurvey.of(train, self.config)
+
+    def module_for(self, survey: GraphSurvey, *, num_outputs: int) -> GraphTransformer:
+        """A network of random weights, sized for the networks of a survey."""
+        config, vocabulary, normalization, probes = survey.parts(self.config)
+        return GraphTransformer(config, vocabulary, normalization, num_outputs=num_outputs, probes=probes)
+
+    def measure(self, module: GraphTransformer, train: GraphDataset) -> None:
+        """Takes probes from data, and how large activations on probes usually are."""
+        measure_probes(module, train)
 
     @classmethod
     def from_reference(cls, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> NGT:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from baselines.fitting.boosting import fit_best, predict
+from baselines.fitting.saved import Saved, as_tensors
 from baselines.fitting.tables import Table
+from baselines.fitting.trees import Trees
 from ngbench.errors import MethodError
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, Problem, RunContext
@@ -63,6 +68,17 @@ class Majority:
         return np.tile(self.shares, (len(networks), 1))
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What `Hyperparameters` reads.
+
+    Args:
+        categories: Sorted texts of each column; None for a column of numbers.
+    """
+
+    categories: dict[str, tuple[str, ...] | None]
+
+
 class Hyperparameters:
     """Gradient boosting on the recipe columns: what is known of a network before it is trained.
 
@@ -100,6 +116,24 @@ class Hyperparameters:
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """One prediction for each network, float64 ``[graphs]``."""
         return predict(self.model, self._features(networks.hyperparameters), problem=self.problem)
+
+    def save(self, folder: Path) -> None:
+        """Writes the trees and the categories into a folder that exists: see `baselines.fitting.saved`."""
+        columns = {name: None if own is None else tuple(own.tolist()) for name, own in self.categories.items()}
+        Saved(self.info.name, None, self.problem, Columns(columns), as_tensors(self.model.arrays())).write(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The method that `save` wrote; it predicts the same, to the bit.
+
+        Raises:
+            ResultError: The folder holds something else; the text says what.
+        """
+        saved, method = Saved.read(folder, method=cls.info.name, config=None, survey=Columns), cls()
+        method.problem = saved.problem
+        method.categories = {name: None if own is None else np.array(own) for name, own in saved.survey.categories.items()}
+        method.model = Trees.load(saved)
+        return method
 
     def _features(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Numbers as they are and categories as codes, float64 ``[graphs, columns]``; NaN where a value is missing."""

@@ -6,13 +6,16 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 
-from baselines.fitting import boosting, perceptron
+from baselines.fitting import boosting, perceptron, training
+from baselines.fitting.saved import Saved, as_tensors
 from baselines.fitting.tables import Table
+from baselines.fitting.trees import Trees
 from baselines.reading.encoding import UNMARKED
 from ngbench.errors import MethodError
 from ngbench.graph import Topology
@@ -49,7 +52,8 @@ class Config(perceptron.Config):
             self.check_unused(*(field.name for field in fields(self) if field.name != "model"), beside="model")
 
 
-MODELS = ("boosting", "perceptron")
+Model = Literal["boosting", "perceptron"]
+MODELS: tuple[Model, ...] = get_args(Model)
 
 
 class WeightStatistics:
@@ -77,8 +81,8 @@ class WeightStatistics:
 
     def __init__(self, config: Config | None = None):
         self.config = config or Config()
-        self.scores: dict[str, float] = {}
-        self._models: dict[str, Any] = {}
+        self.scores: dict[Model, float] = {}
+        self._models: dict[Model, Any] = {}
         self.standardise: Standardise | None = None
 
     def __repr__(self) -> str:
@@ -86,7 +90,7 @@ class WeightStatistics:
         return f"WeightStatistics(chosen={self.chosen!r}, val {scores})" if scores else "WeightStatistics(not fitted)"
 
     @property
-    def chosen(self) -> str:
+    def chosen(self) -> Model:
         """Which model predicts: ``"boosting"`` or ``"perceptron"``.
 
         Raises:
@@ -120,7 +124,8 @@ class WeightStatistics:
             self._models["boosting"] = boosting.fit_best(problem, train_table, val=val_table, context=context)
         if self.config.model != "boosting":
             self._models["perceptron"] = perceptron.fit(problem, train_table, config=self.config, val=val_table, context=context)
-        self.scores = {name: problem.metric(self._predict(name, val_table.features), val.targets) for name in self._models}
+        for name in self._models:
+            self.scores[name] = problem.metric(self._predict(name, val_table.features), val.targets)
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """One prediction for each network, float64 ``[graphs]``.
@@ -140,10 +145,66 @@ class WeightStatistics:
             raise MethodError("weight-statistics has not been fitted; expected a call of fit before this one")
         return self.standardise(self.read(networks))
 
-    def _predict(self, name: str, features: np.ndarray) -> np.ndarray:
+    def save(self, folder: Path) -> None:
+        """Writes both models into a folder that exists: see `baselines.fitting.saved`.
+
+        Raises:
+            MethodError: The method has not been fitted.
+        """
+        perceptron_, arrays = self._models.get("perceptron"), {}
+        if self.standardise is None:
+            raise MethodError("weight-statistics has not been fitted; expected a call of fit before save")
+        arrays |= {f"standardise.{name}": getattr(self.standardise, name) for name in ("centre", "scale")}
+        if "boosting" in self._models:
+            arrays |= {f"boosting.{name}": values for name, values in self._models["boosting"].arrays().items()}
+        tensors = as_tensors(arrays)
+        if perceptron_ is not None:
+            tensors |= {f"perceptron.{name}": values for name, values in perceptron_.state_dict().items()}
+        survey = Survey(self.read, self.scores, () if perceptron_ is None else tuple(perceptron_.flagged))
+        Saved(self.info.name, self.config, self.problem, survey, tensors).write(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The method that `save` wrote; it predicts and embeds the same, to the bit.
+
+        Raises:
+            ResultError: The folder holds something else; the text says what.
+        """
+        saved = Saved.read(folder, method=cls.info.name, config=cls.Config, survey=Survey)
+        method, survey = cls(saved.config), saved.survey
+        method.read, method.scores, method.problem = survey.read, dict(survey.scores), saved.problem
+        centre, scale = (saved.array(f"standardise.{name}", kind="f", num_axes=1) for name in ("centre", "scale"))
+        method.standardise = Standardise(centre, scale)
+        for name in survey.scores:
+            if name == "boosting":
+                method._models[name] = Trees.load(saved, prefix="boosting.")
+            else:
+                with training.seeded(0):
+                    options = {"num_outputs": saved.problem.num_outputs, "flagged": survey.flagged}
+                    module = perceptron.Perceptron(method.config, np.zeros((1, len(centre))), **options)
+                saved.fill(module, prefix="perceptron.")
+                method._models[name] = module
+        return method
+
+    def _predict(self, name: Model, features: np.ndarray) -> np.ndarray:
         if name == "boosting":
             return boosting.predict(self._models[name], features, problem=self.problem)
         return perceptron.predict(self._models[name], features, problem=self.problem, num_threads=self.config.num_threads)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is kept of a fitted `WeightStatistics` beside its arrays.
+
+    Args:
+        read: What it reads of a network.
+        scores: Validation metric of each model.
+        flagged: Features that the perceptron flags where they are missing.
+    """
+
+    read: StatisticsByLayer | StatisticsByKind
+    scores: dict[Model, float]
+    flagged: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,10 @@ class SourceError(NgbenchError):
     """A module cannot be found, made or read: name one that exists, as ``package.module:factory`` or a safe ``.pt2`` file."""
 
 
+class WeightsError(NgbenchError):
+    """A file of weights cannot be read or written, or does not fit its module: name a state dict of tensors for it."""
+
+
 class PictureError(NgbenchError):
     """A picture cannot be written: choose a folder that exists, and a format that the text names."""
 

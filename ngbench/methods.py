@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from ngbench.errors import ConfigError, MethodError, NotApplicableError
 from ngbench.loading import GraphDataset
+from ngbench.metrics import METRICS
 from ngbench.progress import Progress, silent
 from ngbench.registry import Registry, load_object
 from ngbench.tasks import Kind
@@ -31,6 +34,7 @@ class MethodInfo:
         any_architecture: Whether it reads networks of several architectures at once.
         paper: Where the method comes from.
         kinds: Kinds of problem that it solves; empty for all whose `CALLS` it has.
+        num_probes: Inputs that it runs each network on; 0 unless its access is ``"probes"``.
     """
 
     name: str
@@ -40,6 +44,12 @@ class MethodInfo:
     any_architecture: bool
     paper: str
     kinds: tuple[Kind, ...] = ()
+    num_probes: int = 0
+
+    @property
+    def track(self) -> str:
+        """What it is ranked among: its access, with the number of probes, as ``"probes-8"``."""
+        return f"probes-{self.num_probes}" if self.access == "probes" else self.access
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,27 @@ class Problem:
     def num_outputs(self) -> int:
         """Numbers that a module gives for a network: one for each class, or one."""
         return len(self.classes) or 1
+
+    def as_json(self) -> dict[str, Any]:
+        """The problem as JSON has it, its metric by name; a metric that is not one of `METRICS` is left out."""
+        name = getattr(self.metric, "name", None)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "metric": name if name in METRICS else None}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Problem:
+        """The problem of `as_json`.
+
+        Raises:
+            ConfigError: A key is missing or unknown, or a value is of another type.
+            UnknownNameError: There is no such metric.
+        """
+        try:
+            problem = TypeAdapter(cls).validate_json(json.dumps(fields))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ConfigError(f"problem has a wrong {'.'.join(map(str, first['loc']))!r}: {first['msg']}") from error
+        return dataclasses.replace(problem, metric=None if problem.metric is None else METRICS[problem.metric])
 
 
 @dataclass(frozen=True)
@@ -146,6 +177,27 @@ class TrainsBySteps(Protocol):
 
     def forwards(self, networks: GraphDataset, context: RunContext, *, batch_size: int) -> Iterator[int]:
         """After `steps`: each item is a batch of networks predicted, without gradients, in the precision of training."""
+        ...
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """What a `Method` offers besides, so that `ngbench run` keeps it when it is fitted and others can use it on their networks.
+
+    What is loaded answers as what was saved did, to the bit. Nothing may be unpickled.
+    """
+
+    def save(self, folder: Path) -> None:
+        """Writes what was fitted into an empty folder."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Any:
+        """The method that `save` wrote.
+
+        Raises:
+            NgbenchError: The folder holds something else.
+        """
         ...
 
 

@@ -248,8 +248,9 @@ def test_every_registered_method_offers_the_protocol_and_says_what_it_is(name):
     assert any(hasattr(type(method), call) for calls in CALLS.values() for call in calls)
     assert isinstance(method.info, MethodInfo)
     assert method.info.name == name
-    *others, kinds = dataclasses.astuple(method.info)
+    *others, kinds, num_probes = dataclasses.astuple(method.info)
     assert all(type(value) in (str, bool) and value != "" for value in others)
+    assert (num_probes > 0) == (method.info.access == "probes")
     assert set(kinds) <= set(CALLS)
     assert method.info.access in ("none", "hyperparameters", "weights", "probes")
 

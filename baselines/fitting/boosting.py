@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from baselines.fitting.tables import Table
+from baselines.fitting.trees import Trees
 from ngbench.methods import Problem, RunContext
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    Model = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 
 SETTINGS = ("learning_rate", "max_iter", "max_leaf_nodes", "min_samples_leaf", "l2_regularization", "max_features")
 CANDIDATES = tuple(
@@ -33,7 +29,7 @@ networks smaller trees do as well. More candidates found nothing better, and wou
 
 def fit_best(
     problem: Problem, train: Table, *, val: Table, context: RunContext, is_categorical: np.ndarray | None = None
-) -> Model:
+) -> Trees:
     """The best of `CANDIDATES` by the problem's metric on `val`, each fitted on `train`; no more of them than the budget allows.
 
     The same for a seed: sums run in one thread, in one order.
@@ -51,29 +47,28 @@ def fit_best(
     kind = HistGradientBoostingRegressor if problem.kind == "regression" else HistGradientBoostingClassifier
     sign = 1 if problem.higher_is_better else -1
     configs = CANDIDATES[: max(1, context.budget.num_candidates)]
-    fitted: list[tuple[float, Model]] = []
+    fitted: list[tuple[float, Trees]] = []
     shared: dict[str, Any] = {"categorical_features": is_categorical, "early_stopping": False, "random_state": context.seed}
     for config in configs:
         model = kind(**config, **shared)
         with one_thread():
             model.fit(train.features, train.targets)
-        fitted.append((sign * problem.metric(predict(model, val.features, problem=problem), val.targets), model))
+        trees = Trees.of(model)
+        fitted.append((sign * problem.metric(predict(trees, val.features, problem=problem), val.targets), trees))
         context.progress(len(fitted), len(configs), f"val {sign * max(score for score, _ in fitted):.3f}")
     return max(fitted, key=lambda pair: pair[0])[1]
 
 
-def predict(model: Model, features: np.ndarray, *, problem: Problem) -> np.ndarray:
+def predict(trees: Trees, features: np.ndarray, *, problem: Problem) -> np.ndarray:
     """Predictions for rows ``[graphs, features]``, float64 ``[graphs]`` or probabilities ``[graphs, classes]``.
 
     A class that no training network has gets probability 0.
     """
-    with one_thread():
-        if problem.kind == "regression":
-            return model.predict(features)
-        probabilities = np.zeros((len(features), len(problem.classes)))
-        known: Any = model
-        probabilities[:, known.classes_] = known.predict_proba(features)
-        return probabilities
+    if problem.kind == "regression":
+        return trees.predict(features)
+    probabilities = np.zeros((len(features), len(problem.classes)))
+    probabilities[:, trees.classes] = trees.probabilities(features)
+    return probabilities
 
 
 def one_thread() -> threadpool_limits:

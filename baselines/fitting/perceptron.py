@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,12 +54,13 @@ class Perceptron(nn.Module):
         config: Sizes and options.
         features: Those of training, float64 ``[graphs, features]``; NaN where one is missing.
         num_outputs: Numbers to predict for a network.
+        flagged: Features that are flagged where they are missing; None for those that training networks miss.
     """
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, config: Config, features: np.ndarray, *, num_outputs: int):
+    def __init__(self, config: Config, features: np.ndarray, *, num_outputs: int, flagged: Sequence[int] | None = None):
         super().__init__()
         self.clip = config.clip
         # Quantiles, since a few diverged networks would set every mean and deviation.
@@ -67,7 +69,7 @@ class Perceptron(nn.Module):
         low[is_known], median[is_known], high[is_known] = np.nanquantile(features[:, is_known], (0.16, 0.5, 0.84), axis=0)
         self.register_buffer("centre", torch.from_numpy(median))
         self.register_buffer("scale", torch.from_numpy(np.where(high > low, (high - low) / 2, 1.0)))
-        self.flagged = np.flatnonzero(np.isnan(features).any(axis=0)).tolist()
+        self.flagged = np.flatnonzero(np.isnan(features).any(axis=0)).tolist() if flagged is None else list(flagged)
         sizes = [features.shape[1] + len(self.flagged)] + [config.width] * config.num_layers
         hidden = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU(), nn.Dropout(config.dropout))]
         self.layers = nn.Sequential(*hidden)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import nn
 
 from baselines.fitting import training
+from baselines.fitting.saved import Saved
 from baselines.fitting.steps import Forward, Stepper
 from baselines.fitting.training import Training
 from ngbench.errors import MethodError
@@ -32,17 +34,60 @@ class TrainedMethod(ABC):
 
     info: MethodInfo
     Config: ClassVar[Any]
+    Survey: ClassVar[type]
+    """A frozen dataclass of all that sizes the module, which JSON can hold."""
 
     def __init__(self, config: Training | None = None):
         self.config: Any = config or self.Config()
         if getattr(self.config, "num_probes", 0):
-            self.info = replace(self.info, access="probes")
+            self.info = replace(self.info, access="probes", num_probes=self.config.num_probes)
         self._module: nn.Module | None = None
         self._problem: Problem | None = None
+        self._survey: Any = None
 
     @abstractmethod
+    def survey(self, train: GraphDataset) -> Any:
+        """What the module is sized by, of the training networks: a `Survey`."""
+
+    @abstractmethod
+    def module_for(self, survey: Any, *, num_outputs: int) -> nn.Module:
+        """A module of random weights that gives so many outputs for each network."""
+
     def build(self, train: GraphDataset, *, num_outputs: int) -> nn.Module:
         """A module for networks like those of training that gives so many outputs for each, its weights random."""
+        self._survey = self.survey(train)
+        module = self.module_for(self._survey, num_outputs=num_outputs)
+        self.measure(module, train)
+        return module
+
+    def measure(self, module: nn.Module, train: GraphDataset) -> None:  # noqa: B027 most have nothing to measure
+        """Takes from the training networks what of the module is neither sized nor learned, but kept with its weights."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what was trained into a folder that exists: see `baselines.fitting.saved`.
+
+        Raises:
+            MethodError: The method has not been fitted.
+        """
+        arrays = self.module.state_dict()
+        if self._problem is None or self._survey is None:
+            raise MethodError(f"{self.info.name} has no problem that it was fitted for; expected a call of fit before save")
+        Saved(self.info.name, self.config, self._problem, self._survey, arrays).write(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The method that `save` wrote; it predicts and embeds the same, to the bit.
+
+        Raises:
+            ResultError: The folder holds something else; the text says what.
+        """
+        saved = Saved.read(folder, method=cls.info.name, config=cls.Config, survey=cls.Survey)
+        method = cls(saved.config)
+        with training.seeded(0):
+            module = method.module_for(saved.survey, num_outputs=saved.problem.num_outputs)
+        saved.fill(module)
+        method._module, method._problem, method._survey = module.eval(), saved.problem, saved.survey
+        return method
 
     @property
     def module(self) -> Any:

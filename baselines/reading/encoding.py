@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Self, cast
+from typing import Self
 
 import torch
 from einops import rearrange
@@ -18,7 +18,7 @@ from baselines.fitting.training import Training
 from baselines.kernels import fourier
 from baselines.kernels.usable import PRECISIONS
 from baselines.reading.message_passing import CACHE_SIZE, FlatWiring, Linear, Wiring, product, reversal, starts_of, tiled
-from baselines.reading.probes import Kind, ProbeFeatures
+from baselines.reading.probes import ProbeFeatures
 from ngbench.graph import Topology
 from ngbench.graph.neural_graph import largest_kernel
 from ngbench.loading import GraphBatch, GraphBundle, GraphDataset
@@ -92,11 +92,6 @@ class Encoding(Training):
     def for_networks(self, train: GraphDataset) -> Self:
         """With `mixed` decided by the training networks where it was left open."""
         return replace(self, mixed=len(train.bundles) > 1) if self.mixed is None else self
-
-    def probe_features(self, train: GraphDataset) -> ProbeFeatures | None:
-        """Probes for networks like those of training; None where there are none."""
-        kind = cast(Kind, self.probes)
-        return ProbeFeatures.fit(train, kind, self.num_probes, seed=torch.initial_seed() % 2**31) if self.num_probes else None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ further node features; the inputs are learned. Here they may also be random, or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -33,18 +34,21 @@ class ProbeFeatures(nn.Module):
         kind: ``"learned"`` with the method, ``"random"`` or ``"data"``, which both stay as they are.
         num_probes: Probes.
         seed: Seeds random probes, and learned ones at the start.
+        shapes: Of the networks' inputs, the batch left out; each has probes of its own, which start at random.
     """
 
     scale: Tensor
 
-    def __init__(self, kind: Kind, num_probes: int, *, seed: int = 0):
+    def __init__(self, kind: Kind, num_probes: int, *, seed: int = 0, shapes: Sequence[tuple[int, ...]] = ()):
         super().__init__()
         if kind not in get_args(Kind) or num_probes < 1:
             raise ConfigError(
                 f"probes are {kind!r} and {num_probes} in number; expected one of {', '.join(get_args(Kind))}, and at least 1"
             )
         self.kind, self.num_probes, self.seed = kind, num_probes, seed
-        self.probes = nn.ParameterDict()
+        self.shapes = tuple(shapes)
+        starts = {_key(shape): nn.Parameter(self._random(shape), requires_grad=kind == "learned") for shape in self.shapes}
+        self.probes = nn.ParameterDict(starts)
         self.register_buffer("scale", torch.ones(len(_ROLES)))
 
     @classmethod
@@ -64,16 +68,26 @@ class ProbeFeatures(nn.Module):
         Raises:
             GraphError: The networks cannot be run on inputs, or probes from data are wanted and no inputs are known that fit.
         """
-        features = cls(kind, num_probes, seed=seed)
-        if kind == "data" and inputs is None:
-            inputs = _inputs(train, num_probes, seed)
-        for shape in sorted({shape for bundle in train.bundles for shape in bundle.input_shapes}):
-            if inputs is not None and tuple(inputs.shape) != (num_probes, *shape):
-                raise GraphError(f"inputs of shape {tuple(inputs.shape)} are no probes; expected {(num_probes, *shape)}")
-            start = features._random(shape) if inputs is None else inputs.clone()
-            features.probes[_key(shape)] = nn.Parameter(start, requires_grad=kind == "learned")
-        features.scale.copy_(features._usual_sizes(train))
+        shapes = sorted({shape for bundle in train.bundles for shape in bundle.input_shapes})
+        features = cls(kind, num_probes, seed=seed, shapes=shapes)
+        features.measure(train, inputs=inputs)
         return features
+
+    @torch.no_grad()
+    def measure(self, train: GraphDataset, *, inputs: Tensor | None = None) -> None:
+        """Starts the probes from inputs, where there are any, and takes the usual size of activations; arguments as of `fit`.
+
+        Raises:
+            GraphError: As of `fit`.
+        """
+        if self.kind == "data" and inputs is None:
+            inputs = _inputs(train, self.num_probes, self.seed)
+        if inputs is not None:
+            for shape in self.shapes:
+                if tuple(inputs.shape) != (self.num_probes, *shape):
+                    raise GraphError(f"inputs of shape {tuple(inputs.shape)} are no probes; expected {(self.num_probes, *shape)}")
+                self.probes[_key(shape)].copy_(inputs)
+        self.scale.copy_(self._usual_sizes(train))
 
     def forward(self, bundle: GraphBundle) -> Tensor:
         """``[nodes, graphs, probes]`` of networks whose values are as they are stored, without noise or normalisation."""

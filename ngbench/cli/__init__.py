@@ -15,7 +15,9 @@ from ngbench.cli.audit import audit
 from ngbench.cli.bench import bench
 from ngbench.cli.graph import graph
 from ngbench.cli.protocol import protocol
+from ngbench.cli.report import report
 from ngbench.cli.run import evaluate, run
+from ngbench.cli.use import merge, predict, search
 from ngbench.cli.zoo import zoo
 from ngbench.errors import NgbenchError
 
@@ -63,5 +65,5 @@ def main() -> None:
     """
 
 
-for command in (run, evaluate, protocol, zoo, graph, bench, audit):
+for command in (run, evaluate, report, audit, predict, search, merge, protocol, zoo, graph, bench):
     main.add_command(command)

@@ -42,7 +42,8 @@ class Overview:
     @property
     def num_settled(self) -> int:
         """Cells that nothing is left to do for."""
-        return sum(state.status not in ("waiting", "running") for state in self.states.values())
+        # a list: cells come in while another thread draws
+        return sum(state.status not in ("waiting", "running") for state in list(self.states.values()))
 
     def __rich__(self) -> Group:
         """The table, and a line for each cell that runs."""
@@ -53,7 +54,7 @@ class Overview:
         for method in self.methods:
             table.add_row(method, *(self._sign(self.states.get((question, method))) for question in self.questions))
         names = [f"{n} {task} {target or ''} {zoo}" for n, (task, zoo, target) in enumerate(self.questions, start=1)]
-        running = [state for state in self.states.values() if state.status == "running"]
+        running = [state for state in list(self.states.values()) if state.status == "running"]
         lines = [
             Text(f"{state.cell.task} {state.cell.target or ''} on {state.cell.zoo}: {state.text} {state.share:.0%}", style="cyan")
             for state in running

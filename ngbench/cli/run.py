@@ -94,6 +94,8 @@ def run(
         given = {"--task": task, "--zoo": zoo, "--split": split, "--target": target, "--set": settings or None}
         _run_suite(suite_name, methods, seeds, jobs, out=out, device=device, as_json=as_json, given=given)
         return
+    if jobs is not None:
+        raise ConfigError("--jobs is given without --suite, whose cells alone run side by side; leave it out")
     if not methods:
         raise ConfigError("no method is named; expected --method ng-gnn or the like, or --suite digits for all of them")
     from ngbench.cli.screen import progress_stages
@@ -310,7 +312,7 @@ def evaluate(folders: Sequence[Path], zoo: str | None) -> None:
         result, differences = rescore(folder, zoo=open_zoo(zoo) if zoo else None)
         screen.print(score_table([result]))
         if not differences:
-            count = 2 * len(result.scores) * len(result.seeds)
+            count = sum(2 * len(seed.scores) + len(seed.transfer) for seed in result.seeds)
             screen.print(f"[green]all {count} scores of {folder} follow from its predictions[/green]", soft_wrap=True)
         for difference in differences:
             numbers = f"stored {difference.stored!r}, scored again {difference.found!r}"

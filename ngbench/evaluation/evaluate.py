@@ -12,6 +12,7 @@ from ngbench.evaluation.merging import MergingExam
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.result import Result
 from ngbench.evaluation.retrieval import RetrievalExam
+from ngbench.evaluation.transfer import transfer_scores
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Kind, Task
 
@@ -68,11 +69,14 @@ def rescore(folder: Path, *, zoo: Zoo | None = None) -> tuple[Result, list[Diffe
     exam = exam_of(TASKS[result.task].asked(result.zoo, split=result.split, target=result.target), zoo)
     differences = []
     for seed in result.seeds:
-        scored = exam.score(Predictions.load(seed_folder(folder, seed.seed) / PREDICTIONS_FILE))
+        place = seed_folder(folder, seed.seed)
+        scored = exam.score(Predictions.load(place / PREDICTIONS_FILE))
+        probed = transfer_scores(exam.task, zoo, place)
         pairs = [(name, seed.scores.get(name), value) for name, value in scored.scores.items()]
         pairs += [
             (f"scrambled {name}", seed.scrambled_scores.get(name), value) for name, value in scored.scrambled_scores.items()
         ]
+        pairs += [(f"probe of {target}", old, probed.get(target, float("nan"))) for target, old in seed.transfer.items()]
         differences += [
             Difference(seed.seed, name, float("nan") if old is None else old, new) for name, old, new in pairs if old != new
         ]

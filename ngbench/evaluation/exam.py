@@ -54,6 +54,11 @@ class Exam(ABC):
         self.classes = classes_of(task, zoo)
 
     @property
+    def clusters(self) -> np.ndarray:
+        """What test networks belong to that are not independent, such as a run or an image, ``[graphs]``."""
+        return self.zoo.split_keys[self.rows]
+
+    @property
     @abstractmethod
     def ids(self) -> tuple[str, ...]:
         """Names of the rows: the test networks, or what else is asked about."""
@@ -158,8 +163,8 @@ class PredictionExam(Exam):
     def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
         """Of the metric of resampled predictions."""
         stack = np.stack([found.values for found in scored])
-        options = {"seed": BOOTSTRAP_SEED, "method": method, "num_resamples": self.task.num_resamples}
-        return Resamples.of(METRICS[self.task.metrics[0]], stack, self.targets, **options)
+        options = {"seed": BOOTSTRAP_SEED, "clusters": self.clusters, "num_resamples": self.task.num_resamples}
+        return Resamples.of(METRICS[self.task.metrics[0]], stack, self.targets, method=method, **options)
 
 
 def orbit_salt(copy: int) -> str:

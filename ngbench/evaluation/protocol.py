@@ -9,16 +9,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ngbench.errors import ConfigError, ResultError, SplitError
+from ngbench.evaluation.domain import Domain
 from ngbench.evaluation.environment import Usage, current_environment
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, seed_folder
 from ngbench.evaluation.exam import Exam, Scored, classes_of, orbit_salt, targets_of
+from ngbench.evaluation.kept import Kept, is_kept, keep
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.result import RESULT_FILE, SEED_FILE, IntervalRecord, Result, SeedResult, Spread, read_json, write_json
 from ngbench.evaluation.transfer import probe, probed_targets, transfer_file, transfer_scores
@@ -87,8 +89,7 @@ def run_beside_baselines(
     stages: Stages = silent_stages,
 ) -> tuple[Result, ...]:
     """`run`, giving the method's result and then those of the task's baselines."""
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"seeds are {list(seeds)}; expected one or more different numbers, none negative")
+    check_seeds(seeds)
     info = make_method(method, settings).info
     check_applicable(method, TASKS[task].kind)
     bench = Bench.open(TASKS[task], zoo, split=split, target=target, out=Path(out), device=checked_device(device), stages=stages)
@@ -108,6 +109,16 @@ def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Map
     if settings:
         name += "-" + _digest(dict(sorted(settings.items())))[:8]
     return Path(out) / task.name / f"{zoo.name}-v{zoo.version}{split}{target}" / name
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Whether seeds can be measured.
+
+    Raises:
+        ConfigError: There is none, one is there twice, or negative.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"seeds are {list(seeds)}; expected one or more different numbers, none negative")
 
 
 def checked_device(device: str | None) -> str:
@@ -218,7 +229,7 @@ class Bench:
         place.mkdir(parents=True, exist_ok=True)
         identity = identity_of(self.task, self.zoo, name, settings, seed=seed, device=self.device)
         record = _finished(place, identity)
-        if record is None:
+        if record is None or not is_kept(name, place):
             return self._fit(name, settings, place, seed, identity)
         return record, self.exam.score(Predictions.load(place / PREDICTIONS_FILE))
 
@@ -236,11 +247,12 @@ class Bench:
         predictions = Predictions(self.exam.ids, values, scrambled, self._about(name, seed))
         scored = self.exam.score(predictions)
         self._probe(method, place)
+        answers = self._val_predictions(method)
         peaks = [peak for peak in (peak_of_fit, predicting.peak_memory_bytes) if peak is not None]
         record = SeedResult(
             seed=seed,
             identity=identity,
-            val_score=self._val_score(method),
+            val_score=None if answers is None else METRICS[self.task.selection](answers, np.asarray(self.val.targets)),
             transfer=transfer_scores(self.task, self.zoo, place),
             scores=scored.scores,
             scrambled_scores=scored.scrambled_scores,
@@ -253,6 +265,7 @@ class Bench:
             peak_memory_bytes=max(peaks, default=None),
         )
         predictions.save(place / PREDICTIONS_FILE)
+        self._keep(method, name, place, seed, answers)
         write_json(place / SEED_FILE, record)
         checkpoint_path.unlink(missing_ok=True)
         return record, scored
@@ -264,16 +277,47 @@ class Bench:
 
     def _probe(self, method: Any, place: Path) -> None:
         """Keeps what linear probes of a method's embedding say of the other targets, where there are any."""
-        if not hasattr(method, "embed") or not probed_targets(self.task, self.zoo):
+        probed = probed_targets(self.task, self.zoo)
+        for target in probed:
+            # of an earlier fit by other code
+            transfer_file(place, target).unlink(missing_ok=True)
+        if not hasattr(method, "embed") or not probed:
             return
         for target, found in probe(self.task, self.zoo, method, train=self.train, val=self.val, test=self.test).items():
             found.save(transfer_file(place, target))
 
-    def _val_score(self, method: Any) -> float | None:
-        """The metric of selection on the val split; None for a task without predictions."""
+    def _val_predictions(self, method: Any) -> np.ndarray | None:
+        """What a method predicts for the val split; None for a task without predictions."""
         if self.task.kind not in ("regression", "classification"):
             return None
-        return METRICS[self.task.selection](method.predict(self.val.without_targets()), np.asarray(self.val.targets))
+        return method.predict(self.val.without_targets())
+
+    @cached_property
+    def domain(self) -> Domain:
+        """What the training networks are like."""
+        return Domain.of(self.train)
+
+    def _keep(self, method: Any, name: str, place: Path, seed: int, answers: np.ndarray | None) -> None:
+        """Keeps a fitted method, if it can be saved, with its predictions for the val split."""
+        if not hasattr(method, "save"):
+            return
+        task, is_number = self.task, answers is not None and self.task.kind == "regression"
+        record = Kept(
+            method=name,
+            kind=task.kind,
+            task=task.name,
+            target=task.target,
+            zoo=self.zoo.name,
+            zoo_sha256=self.zoo.sha256,
+            split=task.split,
+            seed=seed,
+            classes=self.problem.classes,
+            bounds=task.target_bounds,
+            val_predictions=tuple(np.asarray(answers).tolist()) if is_number else (),
+            val_targets=tuple(np.asarray(self.val.targets).tolist()) if is_number else (),
+            domain=self.domain,
+        )
+        keep(method, record, place)
 
     def _train(self, method: Any, context: RunContext, *, spent_path: Path) -> tuple[float, int | None]:
         """Fits a method; gives the seconds, those before an interruption among them, and the peak memory."""
@@ -300,7 +344,7 @@ class Bench:
         result = Result(
             method=entrant.name,
             title=info.title,
-            access=info.access,
+            access=info.track,
             settings=dataclasses.asdict(method.config) if hasattr(method, "config") else {},
             task=self.task.name,
             task_version=self.task.version,

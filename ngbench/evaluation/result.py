@@ -86,7 +86,7 @@ class Result(_Record):
         format_version: Of this file.
         method: Name or path of the method.
         title: As it is printed.
-        access: What the method reads; tracks are never mixed.
+        access: Track of the method: what it reads, and on how many probes it runs networks; tracks are never mixed.
         settings: The method's configuration.
         task: Name of the task.
         task_version: Of its protocol.

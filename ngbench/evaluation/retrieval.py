@@ -57,4 +57,5 @@ class RetrievalExam(Exam):
         of_rows = METRICS[self.task.metrics[0]].of_rows
         assert of_rows is not None, "metrics of rankings are means over queries"
         rows = [of_rows(cosine_similarity(found.values, found.scrambled[0]), self.grades) for found in scored]
-        return Resamples.of_rows(np.stack(rows), seed=BOOTSTRAP_SEED, method=method, num_resamples=self.task.num_resamples)
+        options = {"seed": BOOTSTRAP_SEED, "clusters": self.clusters, "num_resamples": self.task.num_resamples}
+        return Resamples.of_rows(np.stack(rows), method=method, **options)

@@ -22,13 +22,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from ngbench.errors import NgbenchError, NotApplicableError, UnknownNameError
-from ngbench.evaluation.protocol import Bench, checked_device, is_measured
+from ngbench.evaluation.protocol import Bench, check_seeds, checked_device, is_measured
 from ngbench.methods import check_applicable, method_class
 from ngbench.progress import Progress
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task
 
 Status = Literal["waiting", "running", "done", "not applicable", "left out", "failed"]
+
+PATIENCE_S = 20.0
+"""How long a process that was interrupted may take to keep what it has, before it is killed."""
 
 
 class _Record(BaseModel):
@@ -89,7 +92,14 @@ class Suite(_Record):
             methods: In place of the suite's own; none for these.
             out: Folder under which results are kept.
             device: Torch device.
+
+        Raises:
+            UnknownNameError: No such method.
+            ConfigError: The list of seeds is wrong.
         """
+        check_seeds(seeds)
+        for method in methods:
+            method_class(method)
         chosen = tuple(methods) or self.methods
         made = [
             SuiteCell(
@@ -191,6 +201,7 @@ class Runner:
     _zoos: dict[str, Zoo] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
+    _is_stopped: bool = False
 
     def run(self) -> list[State]:
         """All cells; those that were finished before with the same code are not run again.
@@ -207,10 +218,23 @@ class Runner:
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in list(self._processes):
-                    process.send_signal(signal.SIGINT)
+                self._stop()
                 raise
         return states
+
+    def _stop(self) -> None:
+        """Ends all processes, and lets none begin."""
+        with self._lock:
+            self._is_stopped = True
+            processes = list(self._processes)
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _settle(self, state: State) -> None:
         """What can be said of a cell without running it."""
@@ -219,12 +243,9 @@ class Runner:
             self._change(state, "left out", cell.left_out)
             return
         try:
-            zoo = self._zoos.setdefault(cell.zoo, open_zoo(cell.zoo))
+            zoo = self._zoo(cell.zoo)
             task = TASKS[cell.task].asked(cell.zoo, target=cell.target)
-            check_applicable(cell.method, task.kind)
-            num_structures = len({topology.structure for topology in zoo.topologies})
-            if num_structures > 1 and not method_class(cell.method).info.any_architecture:
-                raise NotApplicableError(f"method {cell.method!r} reads one architecture; zoo {cell.zoo!r} has {num_structures}")
+            check_question(cell.method, task, zoo)
             done = is_measured(task, zoo, cell.method, cell.seeds, out=cell.out, device=checked_device(cell.device))
             self._change(state, "done" if done else "waiting")
         except NotApplicableError as error:
@@ -232,38 +253,56 @@ class Runner:
         except NgbenchError as error:
             self._change(state, "failed", str(error))
 
+    def _zoo(self, name: str) -> Zoo:
+        if name not in self._zoos:
+            self._zoos[name] = open_zoo(name)
+        return self._zoos[name]
+
     def _change(self, state: State, status: Status, reason: str | None = None) -> None:
         with self._lock:
             state.status, state.reason = status, reason
             self.watch(state)
 
     def _run(self, state: State) -> None:
+        process = self._begin()
+        if process is None:
+            return
         self._change(state, "running")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        environment.setdefault("OMP_NUM_THREADS", "1")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ngbench.evaluation.suite"],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self._processes.add(process)
         complaints: list[str] = []
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        errors = process.stderr
-        listener = threading.Thread(target=lambda: complaints.extend(errors.readlines()))
-        listener.start()
-        process.stdin.write(state.cell.model_dump_json())
-        process.stdin.close()
-        for line in process.stdout:
-            self._hear(state, line)
-        code = process.wait()
-        listener.join()
-        self._processes.discard(process)
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            errors = process.stderr
+            listener = threading.Thread(target=lambda: complaints.extend(errors.readlines()))
+            listener.start()
+            process.stdin.write(state.cell.model_dump_json())
+            process.stdin.close()
+            for line in process.stdout:
+                self._hear(state, line)
+            code = process.wait()
+            listener.join()
         if code == 0:
             self._change(state, "done")
+        elif self._is_stopped:
+            self._change(state, "waiting")
         else:
             self._change(state, "failed", _reason(code, complaints))
+
+    def _begin(self) -> subprocess.Popen[str] | None:
+        """The process of a cell; None where all have been ended."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        with self._lock:
+            if self._is_stopped:
+                return None
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ngbench.evaluation.suite"],
+                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True, encoding="utf-8", errors="replace",
+            )  # fmt: skip
+            self._processes.add(process)
+            return process
 
     def _hear(self, state: State, line: str) -> None:
         told = json.loads(line)
@@ -272,11 +311,27 @@ class Runner:
             self.watch(state)
 
 
+def check_question(method: str, task: Task, zoo: Zoo) -> None:
+    """Whether a method can be asked about a zoo.
+
+    Raises:
+        NotApplicableError: It lacks what the task asks for, or reads one architecture where the zoo has several.
+        NgbenchError: There is no such method.
+    """
+    check_applicable(method, task.kind)
+    num_structures = len({topology.structure for topology in zoo.topologies})
+    if num_structures > 1 and not method_class(method).info.any_architecture:
+        raise NotApplicableError(f"method {method!r} reads one architecture; zoo {zoo.name!r} has {num_structures}")
+
+
 def _reason(code: int, complaints: Sequence[str]) -> str:
     if code == -signal.SIGKILL:
         return "the system ended the process, most likely for want of memory"
     said = [line.strip() for line in complaints if line.strip()]
-    return said[-1] if said else f"the process ended with code {code}"
+    if code in (1, 2) and said:
+        return said[-1]
+    end = f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with code {code}"
+    return f"the process ended {end}" + (f"; the last that it said: {said[-1]}" if said else "")
 
 
 def measure(cell: SuiteCell, stages: Callable[[str], Progress]) -> None:
@@ -295,8 +350,9 @@ def measure(cell: SuiteCell, stages: Callable[[str], Progress]) -> None:
 def main() -> None:
     """The process of one cell."""
     cell = SuiteCell.model_validate_json(sys.stdin.read())
-    output = sys.stdout
-    # what libraries print is no progress
+    # what libraries print is no progress, whether Python or C prints it
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     sys.stdout = sys.stderr
 
     def stages(label: str, /) -> Progress:

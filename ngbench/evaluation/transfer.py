@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ngbench.evaluation.exam import PredictionExam, targets_of
+from ngbench.errors import SplitError
+from ngbench.evaluation.exam import PredictionExam, classes_of, targets_of
 from ngbench.evaluation.linear_probe import fit_linear_probe
 from ngbench.evaluation.predictions import Predictions
 from ngbench.loading import GraphDataset
@@ -20,9 +21,21 @@ def transfer_file(folder: Path, target: str) -> Path:
 
 
 def probed_targets(task: Task, zoo: Zoo) -> tuple[str, ...]:
-    """The columns that an embedding is probed for: all that the task names for the zoo, its own among them, if several."""
+    """The columns that an embedding is probed for: all that the task names for the zoo, its own among them, if several.
+
+    Those are left out that cannot be learned on the split of the task, as where it holds one of their classes out.
+    """
     named = task.zoos.get(zoo.name, ())
-    return named if task.kind == "classification" and len(named) > 1 and task.target in named else ()
+    if task.kind != "classification" or len(named) < 2 or task.target not in named:
+        return ()
+    return tuple(target for target in named if _is_learnable(task, zoo, target))
+
+
+def _is_learnable(task: Task, zoo: Zoo, target: str) -> bool:
+    try:
+        return bool(classes_of(task.asked(zoo.name, split=task.split, target=target), zoo))
+    except SplitError:
+        return False
 
 
 def probe(

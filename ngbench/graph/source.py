@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ngbench.errors import SourceError
 from ngbench.graph.neural_graph import NeuralGraph
+from ngbench.graph.program import Program
 from ngbench.graph.program_file import load_program
 from ngbench.graph.trace import trace, trace_program
 
@@ -40,19 +42,55 @@ def load_graph(path: str, *, inputs: Sequence[str] = ()) -> NeuralGraph:
         if inputs:
             raise SourceError(f"{path} holds its own example inputs; got {', '.join(inputs)} beside it; expected no --input")
         return trace_program(load_program(Path(path)))
+    return load_source(path, inputs=inputs).graph()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module with example inputs.
+
+    Args:
+        module: As its factory made it.
+        inputs: By position.
+        named: By name.
+    """
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    named: Mapping[str, Tensor]
+
+    def graph(self) -> NeuralGraph:
+        """Its neural graph.
+
+        Raises:
+            UnsupportedLayerError: The module has an operation that a graph cannot express.
+        """
+        return trace(self.module, self.inputs, self.named)
+
+    def program(self) -> Program:
+        """What runs networks of its topology.
+
+        Raises:
+            UnsupportedLayerError: As of `graph`, or an input holds no real numbers.
+        """
+        return Program.of(self.module, self.inputs, self.named)
+
+
+def load_source(path: str, *, inputs: Sequence[str] = ()) -> Source:
+    """The module of ``package.module:factory`` with example inputs; arguments and errors as of `load_graph`."""
     found = _import(path)
     made, example = _made(path, found)
     if inputs:
         named = [example_input(text) for text in inputs]
-        return trace(made, tuple(t for name, t in named if not name), {name: t for name, t in named if name})
+        return Source(made, tuple(t for name, t in named if not name), {name: t for name, t in named if name})
     if example is None:
         raise SourceError(
             f"{path} gives {type(made).__name__} and no example input; expected --input with the shape of each input "
             f"({INPUT_FORM}), or a factory that gives (module, example_input)"
         )
     if isinstance(example, Mapping):
-        return trace(made, (), dict(example))
-    return trace(made, tuple(example) if isinstance(example, list) else example)
+        return Source(made, (), dict(example))
+    return Source(made, tuple(example) if isinstance(example, (list, tuple)) else (example,), {})
 
 
 def example_input(text: str) -> tuple[str, Tensor]:

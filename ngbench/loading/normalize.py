@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,19 +39,16 @@ class Normalization:
     that training lacked nothing is changed.
 
     Args:
-        by_structure: Mean and std ``[values]`` for a structure.
+        by_structure: Mean and std of each slot of a structure, in their order.
         by_kind: Mean and std for each operation, at a fan-in of one, and for each feature name.
     """
 
-    by_structure: dict[str, tuple[Tensor, Tensor]]
+    by_structure: dict[str, tuple[tuple[float, float], ...]]
     by_kind: dict[str, tuple[float, float]]
-    _placed: dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def __getstate__(self) -> dict[str, Any]:
         # what was placed is left out of copies and pickles, which place it anew
-        return {**vars(self), "_placed": {}}
+        return {name: value for name, value in vars(self).items() if name != "_placed"}
 
     @classmethod
     def fit(cls, train: GraphDataset) -> Normalization:
@@ -63,14 +61,14 @@ class Normalization:
         moments: dict[str, list[Tensor]] = {}
         for bundle in train.bundles:
             topology, values = bundle.topology, _with_logarithms(bundle.topology, bundle.values.double())
-            mean, std = torch.zeros(topology.num_values), torch.ones(topology.num_values)
+            of_slots = []
             for slot in topology.slots:
                 part = values[:, slot.start : slot.stop]
                 rows = torch.stack([part.mean(1), part.square().mean(1)])
-                mean[slot.start : slot.stop], std[slot.start : slot.stop] = _of_median_network(rows)
+                of_slots.append(_of_median_network(rows))
                 unit = torch.tensor([[1.0], [_scale(slot)]], dtype=torch.float64) * _scale(slot)
                 moments.setdefault(_kind(topology, slot), []).append(rows * unit)
-            by_structure[topology.structure] = (mean, std)
+            by_structure[topology.structure] = tuple(of_slots)
         by_kind = {kind: _of_median_network(torch.cat(rows, 1)) for kind, rows in moments.items()}
         return cls(by_structure if len(by_structure) == 1 else {}, by_kind)
 
@@ -82,6 +80,10 @@ class Normalization:
             values = (_with_logarithms(bundle.topology, bundle.values) - mean) / std
             bundles.append(replace(bundle, values=values))
         return GraphBatch(tuple(bundles))
+
+    @cached_property
+    def _placed(self) -> dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]]:
+        return {}
 
     def _statistics(self, topology: Topology, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std ``[values]`` on the device and in the format of some values, where they stay for the next batch.
@@ -97,14 +99,15 @@ class Normalization:
         return self._placed[key]
 
     def _of_structure(self, topology: Topology) -> tuple[Tensor, Tensor]:
-        if topology.structure not in self.by_structure:
-            mean, std = torch.zeros(topology.num_values), torch.ones(topology.num_values)
-            for slot in topology.slots:
-                if _kind(topology, slot) in self.by_kind:
-                    of_kind = torch.tensor(self.by_kind[_kind(topology, slot)]) / _scale(slot)
-                    mean[slot.start : slot.stop], std[slot.start : slot.stop] = of_kind
-            return mean, std
-        return self.by_structure[topology.structure]
+        mean, std = torch.zeros(topology.num_values), torch.ones(topology.num_values)
+        of_slots = self.by_structure.get(topology.structure)
+        for number, slot in enumerate(topology.slots):
+            if of_slots is not None:
+                mean[slot.start : slot.stop], std[slot.start : slot.stop] = of_slots[number]
+            elif _kind(topology, slot) in self.by_kind:
+                of_kind = torch.tensor(self.by_kind[_kind(topology, slot)]) / _scale(slot)
+                mean[slot.start : slot.stop], std[slot.start : slot.stop] = of_kind
+        return mean, std
 
 
 def _with_logarithms(topology: Topology, values: Tensor) -> Tensor:

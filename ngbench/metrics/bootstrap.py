@@ -62,6 +62,7 @@ class Resamples:
         *,
         seed: int,
         method: str = "",
+        clusters: ArrayLike | None = None,
         num_resamples: int = NUM_RESAMPLES,
     ) -> Resamples:
         """Resamples of a metric of predictions.
@@ -72,24 +73,33 @@ class Resamples:
             targets: As of the metric.
             seed: Of the draws.
             method: Whose predictions they are.
+            clusters: What rows belong to that are not independent, such as the image of a fit, ``[rows]``; drawn as a whole.
             num_resamples: How many draws.
 
         Raises:
             PredictionsError: Predictions that the metric refuses, or no seed.
         """
         stack, targets = _checked_stack(metric, predictions, targets)
+        drawn = _draws(len(targets), clusters, seed=seed, num_resamples=num_resamples)
         if metric.of_rows is not None:
             rows = np.stack([metric.of_rows(of_seed, targets) for of_seed in stack])
-            scores, draws = _means_of_draws(rows, seed, num_resamples)
+            scores, draws = _means_of_draws(rows, drawn)
         else:
-            scores, draws = _scores_of_draws(metric, stack, targets, seed=seed, num_resamples=num_resamples)
+            scores, draws = _scores_of_draws(metric, stack, targets, drawn)
         if metric.undefined is not None:
             scores, draws = (np.where(np.isnan(found), metric.undefined, found) for found in (scores, draws))
         return cls._over_seeds(scores, draws, seed=seed, method=method)
 
     @classmethod
     def of_rows(
-        cls, scores: ArrayLike, *, seed: int, method: str = "", undefined: float = 0.0, num_resamples: int = NUM_RESAMPLES
+        cls,
+        scores: ArrayLike,
+        *,
+        seed: int,
+        method: str = "",
+        clusters: ArrayLike | None = None,
+        undefined: float = 0.0,
+        num_resamples: int = NUM_RESAMPLES,
     ) -> Resamples:
         """Resamples of a mean over rows, such as over the queries of `ngbench.metrics.retrieval.retrieval_scores`.
 
@@ -97,6 +107,7 @@ class Resamples:
             scores: Of each row, NaN where it has none and is left out, ``[rows]`` or ``[seeds, rows]``.
             seed: Of the draws.
             method: Whose scores they are.
+            clusters: As of `of`.
             undefined: The mean of rows without any score.
             num_resamples: How many draws.
 
@@ -109,7 +120,7 @@ class Resamples:
                 f"scores of rows have shape {list(np.shape(scores))} and {np.isinf(rows).sum()} infinite values; "
                 "expected finite ones, [rows] or [seeds, rows], or NaN where a row has no score"
             )
-        found, draws = _means_of_draws(rows, seed, num_resamples)
+        found, draws = _means_of_draws(rows, _draws(rows.shape[1], clusters, seed=seed, num_resamples=num_resamples))
         found, draws = (np.where(np.isnan(part), undefined, part) for part in (found, draws))
         return cls._over_seeds(found, draws, seed=seed, method=method)
 
@@ -203,42 +214,47 @@ def _checked_stack(metric: Metric, predictions: ArrayLike, targets: ArrayLike) -
     return np.stack([own for own, _ in pairs]), pairs[0][1]
 
 
-def _draws(num_rows: int, seed: int, num_resamples: int) -> Iterator[np.ndarray]:
-    """Rows with replacement, int64 ``[resamples, rows]``, some resamples at a time."""
+def _draws(num_rows: int, clusters: ArrayLike | None, *, seed: int, num_resamples: int) -> Iterator[np.ndarray]:
+    """How often each row is drawn, int64 ``[resamples, rows]``, some resamples at a time; clusters are drawn as a whole."""
+    owner = np.arange(num_rows) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if len(owner) != num_rows:
+        raise PredictionsError(f"{len(owner)} clusters do not match {num_rows} rows; expected the cluster of each row")
+    num_clusters = int(owner.max()) + 1
     rng, at_once = np.random.default_rng(seed), max(1, _COUNTS_AT_ONCE // num_rows)
     for first in range(0, num_resamples, at_once):
-        yield rng.integers(num_rows, size=(min(at_once, num_resamples - first), num_rows))
+        drawn = rng.integers(num_clusters, size=(min(at_once, num_resamples - first), num_clusters))
+        yield _counts(drawn)[:, owner]
 
 
-def _counts(rows: np.ndarray) -> np.ndarray:
-    """How often each row is among those drawn, int64 ``[resamples, rows]``."""
-    num_resamples, num_rows = rows.shape
-    shifted = rows + num_rows * np.arange(num_resamples)[:, np.newaxis]
-    return np.bincount(shifted.ravel(), minlength=rows.size).reshape(rows.shape)
+def _counts(drawn: np.ndarray) -> np.ndarray:
+    """How often each of so many is among those drawn, int64 ``[resamples, drawn]``."""
+    num_resamples, number = drawn.shape
+    shifted = drawn + number * np.arange(num_resamples)[:, np.newaxis]
+    return np.bincount(shifted.ravel(), minlength=drawn.size).reshape(drawn.shape)
 
 
-def _means_of_draws(scores: np.ndarray, seed: int, num_resamples: int) -> tuple[np.ndarray, np.ndarray]:
+def _means_of_draws(scores: np.ndarray, draws: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the scores ``[seeds, rows]`` that are numbers, ``[seeds]``, and of draws of the rows, ``[seeds, resamples]``."""
     defined = ~np.isnan(scores)
     values, present = np.where(defined, scores, 0.0), defined.astype(np.float64)
     with np.errstate(invalid="ignore"):
         parts = []
-        for rows in _draws(scores.shape[1], seed, num_resamples):
-            counts = _counts(rows).astype(np.float64).T
-            parts.append((values @ counts) / (present @ counts))
+        for counts in draws:
+            weights = counts.astype(np.float64).T
+            parts.append((values @ weights) / (present @ weights))
         return values.sum(axis=1) / present.sum(axis=1), np.concatenate(parts, axis=1)
 
 
 def _scores_of_draws(
-    metric: Metric, stack: np.ndarray, targets: np.ndarray, *, seed: int, num_resamples: int
+    metric: Metric, stack: np.ndarray, targets: np.ndarray, draws: Iterator[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score of each of the stacked predictions, ``[seeds]``, and of draws of the rows, ``[seeds, resamples]``."""
     parts = []
-    for rows in _draws(len(targets), seed, num_resamples):
+    for counts in draws:
         if metric.resampled is not None:
-            counts = _counts(rows)
             parts.append(np.stack([metric.resampled(of_seed, targets, counts) for of_seed in stack]))
         else:
-            parts.append(np.array([[metric.function(of_seed[drawn], targets[drawn]) for drawn in rows] for of_seed in stack]))
+            drawn = [np.repeat(np.arange(len(targets)), count) for count in counts]
+            parts.append(np.array([[metric.function(of_seed[rows], targets[rows]) for rows in drawn] for of_seed in stack]))
     scores = np.array([metric.function(of_seed, targets) for of_seed in stack])
     return scores, np.concatenate(parts, axis=1)

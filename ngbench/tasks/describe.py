@@ -35,7 +35,7 @@ def _section(task: Task) -> str:
         "metrics": ", ".join(
             f"{metric.title} ({'higher' if metric.higher_is_better else 'lower'} is better)" for metric in metrics
         ),
-        "chosen on validation by": getattr(METRICS.get(task.selection), "title", task.selection),
+        "chosen on validation by": METRICS[task.selection].title if task.selection in METRICS else task.selection,
         "loss": task.loss,
         "budget": f"{task.max_epochs} epochs, or {task.num_candidates} candidates of a method without epochs",
         "seeds": str(task.num_seeds),
@@ -45,4 +45,6 @@ def _section(task: Task) -> str:
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
     explained = "\n".join(f"* {metric.title}: {metric.description}" for metric in metrics)
-    return f"## {task.title}\n\n*{task.question}* Version {task.version}.\n\n| | |\n|---|---|\n{table}\n\n{explained}"
+    return (
+        f"## {task.title}\n\n*{task.question}* `{task.name}`, version {task.version}.\n\n| | |\n|---|---|\n{table}\n\n{explained}"
+    )

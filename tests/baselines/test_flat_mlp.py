@@ -72,11 +72,17 @@ def test_the_activation_is_read_whatever_the_order_of_the_topologies(fitted):
     np.testing.assert_array_equal(of_reordered, fitted.predict(test))
 
 
+def network_of(values):
+    network = FlatNetwork(SMALL, ONE_STRUCTURE, num_outputs=1)
+    network.standardise(values)
+    return network
+
+
 def test_a_diverged_network_does_not_set_the_scale_and_is_read():
     values = fake_dataset(num_graphs=60).bundles[0].values.clone()
-    usual = FlatNetwork(SMALL, values, ONE_STRUCTURE, num_outputs=1)
+    usual = network_of(values)
     values[7] *= 1e30
-    with_diverged = FlatNetwork(SMALL, values, ONE_STRUCTURE, num_outputs=1).eval()
+    with_diverged = network_of(values).eval()
     torch.testing.assert_close(with_diverged.scale, usual.scale, rtol=0.3, atol=0.0)
     bundle = replace(fake_dataset(num_graphs=60).bundles[0], values=values)
     assert with_diverged(GraphBatch((bundle,))).abs().max() < 100
@@ -85,13 +91,13 @@ def test_a_diverged_network_does_not_set_the_scale_and_is_read():
 def test_a_position_that_never_varies_is_only_shifted():
     values = fake_dataset(num_graphs=60).bundles[0].values.clone()
     values[:, 3] = 0.25
-    network = FlatNetwork(SMALL, values, ONE_STRUCTURE, num_outputs=1)
+    network = network_of(values)
     assert (network.centre[3], network.scale[3]) == (0.25, 1.0)
 
 
 def test_noise_falls_on_the_weights_in_training_only():
     batch = fake_dataset(num_graphs=9).batch()
-    network = FlatNetwork(SMALL, batch.bundles[0].values, ONE_STRUCTURE, num_outputs=1)
+    network = network_of(batch.bundles[0].values)
     assert not torch.equal(network.train()(batch), network(batch))
     assert torch.equal(network.eval()(batch), network(batch))
 

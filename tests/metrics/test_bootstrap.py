@@ -213,3 +213,24 @@ def test_a_stack_without_seeds_is_refused():
     _, _, targets = accuracies(seed=27)
     with pytest.raises(PredictionsError, match=r"shape \[0, 83\]"):
         paired_bootstrap(MAE, np.zeros((0, NUM_ROWS)), targets, seed=0)
+
+
+def test_rows_of_a_cluster_are_drawn_together_so_that_copies_add_no_certainty():
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=60)
+    predictions = targets + rng.normal(size=60)
+    alone = Resamples.of(METRICS["mae"], predictions, targets, seed=3)
+    order = rng.permutation(240)
+    copied = [np.repeat(array, 4)[order] for array in (predictions, targets, np.arange(60))]
+    together = Resamples.of(METRICS["mae"], copied[0], copied[1], seed=3, clusters=copied[2])
+    apart = Resamples.of(METRICS["mae"], copied[0], copied[1], seed=3)
+    np.testing.assert_allclose(together.draws, alone.draws, rtol=1e-12)
+    assert apart.draws.std() < 0.6 * alone.draws.std()
+    rows = np.abs(predictions - targets)
+    of_rows = Resamples.of_rows(np.repeat(rows, 4)[order], seed=3, clusters=copied[2])
+    np.testing.assert_allclose(of_rows.draws, alone.draws, rtol=1e-12)
+
+
+def test_a_cluster_for_each_row_is_expected():
+    with pytest.raises(PredictionsError, match="3 clusters do not match 4 rows; expected the cluster of each row"):
+        Resamples.of(METRICS["mae"], np.zeros(4), np.ones(4), seed=0, clusters=[0, 0, 1])

@@ -91,7 +91,7 @@ def audit_method(
     return MethodAudit(
         method=method,
         title=info.title,
-        access=info.access,
+        access=info.track,
         settings=dict(settings or {}),
         claims_invariant=info.invariant,
         claims_any_architecture=info.any_architecture,

@@ -1,0 +1,117 @@
+"""Finds what a report is about: runs, and audits, under the paths that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ngbench.errors import ResultError, UnknownNameError
+from ngbench.evaluation.result import RESULT_FILE, Result
+from ngbench.store import Zoo, open_zoo
+from ngbench.tasks import TASKS, Kind, Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        folder: Where its files are.
+        result: What it came to.
+    """
+
+    folder: Path
+    result: Result
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The runs of one question.
+
+    Args:
+        task: About a target and split.
+        zoo: Whose networks are asked about.
+        runs: By the name under which each is shown.
+    """
+
+    task: Task
+    zoo: Zoo
+    runs: Mapping[str, Run]
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """The runs in a folder or anywhere below it, by path.
+
+    Raises:
+        ResultError: There is none, or one cannot be read.
+    """
+    files = sorted(folder.rglob(RESULT_FILE))
+    if not files:
+        raise ResultError(
+            f"folder {str(folder)!r} holds no {RESULT_FILE}, in no folder below it either; "
+            "expected a run's folder or one above some, such as runs, that `ngbench run` wrote"
+        )
+    return [Run(file.parent, Result.load(file.parent)) for file in files]
+
+
+def by_question(runs: Sequence[Run], zoos: Sequence[Path]) -> list[Asked]:
+    """Runs by task, zoo, target and split; tasks in the order of the benchmark.
+
+    Args:
+        runs: Each once.
+        zoos: Files of zoos that are not released.
+
+    Raises:
+        ResultError: A zoo is not the one that a run was made on.
+    """
+    given = {zoo.sha256: zoo for zoo in map(open_zoo, zoos)}
+    grouped: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        r = run.result
+        grouped.setdefault((r.task, r.zoo, r.zoo_sha256, r.target or "", r.split), []).append(run)
+    asked = []
+    for group in sorted(grouped.values(), key=lambda group: _place(group[0].result)):
+        first = group[0].result
+        zoo = given.get(first.zoo_sha256) or _released(group[0])
+        task = TASKS[first.task].asked(first.zoo, split=first.split, target=first.target)
+        asked.append(Asked(task, zoo, _named(group)))
+    return asked
+
+
+def _place(result: Result) -> tuple[int, int, int]:
+    """Of a question on the page: by kind, then as its task names zoos and columns; what it does not name comes last."""
+    task = TASKS[result.task]
+    columns = task.zoos.get(result.zoo, ())
+    zoo = list(task.zoos).index(result.zoo) if result.zoo in task.zoos else len(task.zoos)
+    column = columns.index(result.target) if result.target in columns else len(columns)
+    return get_args(Kind).index(task.kind), zoo, column
+
+
+def _released(run: Run) -> Zoo:
+    try:
+        zoo = open_zoo(run.result.zoo)
+    except UnknownNameError as error:
+        raise ResultError(
+            f"the result in {run.folder} was made on zoo {run.result.zoo!r}, which is not released; name its file with --zoo"
+        ) from error
+    if zoo.sha256 != run.result.zoo_sha256:
+        raise ResultError(
+            f"the result in {run.folder} was made on zoo {run.result.zoo!r} with sha256 {run.result.zoo_sha256[:12]}…; "
+            f"got {zoo.sha256[:12]}…: name that zoo's file with --zoo"
+        )
+    return zoo
+
+
+def _named(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by method; those of one method with several settings by their folder's name, or by its path."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        names = run.result.method, run.folder.name, str(run.folder)
+        for place, name in enumerate(names):
+            rivals = [other for other in runs if (other.result.method, other.folder.name, str(other.folder))[place] == name]
+            if len(rivals) == 1:
+                found[name] = run
+                break
+    return found

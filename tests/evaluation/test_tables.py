@@ -1,0 +1,263 @@
+"""Tables of results: tracks apart, ties marked, those without a result last, and no number that the result files lack."""
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ngbench
+from ngbench.evaluation import Result, rescore
+from ngbench.evaluation.suite import State, SuiteCell
+from ngbench.evaluation.tables import Question, Row, as_markdown, overall, questions, transfer_matrix, write_tables
+from ngbench.methods import MethodInfo, methods
+from ngbench.metrics import facts_of
+from ngbench.store import open_zoo
+from ngbench.tasks import TASKS
+
+SEEDS = (0, 1)
+
+
+class OfScale:
+    """Says the spread of the weights, on which the target depends, with some noise."""
+
+    info = MethodInfo("of-scale", "Of scale", "weights", invariant=True, any_architecture=True, paper="none")
+    num_parameters = 1234
+    noise = 0.0
+
+    def fit(self, problem, train, val, context):
+        self.rng = np.random.default_rng(context.seed)
+
+    def predict(self, networks):
+        values = networks.one_structure(reader="of-scale").values.double()
+        return values.square().mean(1).sqrt().numpy() + self.noise * self.rng.standard_normal(len(networks))
+
+
+class Twin(OfScale):
+    """Nearly the same, and a little worse."""
+
+    noise = 0.01
+
+
+class Guess(OfScale):
+    """Far worse."""
+
+    noise = 1.0
+    num_parameters = 0
+
+
+class Prober(Guess):
+    """As bad, in a track of its own."""
+
+    info = dataclasses.replace(OfScale.info, access="probes", num_probes=6)
+
+
+class Longer(Twin):
+    """Better, with more inputs, and so in another track."""
+
+    info = dataclasses.replace(OfScale.info, access="probes", num_probes=16)
+
+
+METHODS = {"test-of-scale": OfScale, "test-twin": Twin, "test-guess": Guess, "test-prober": Prober, "test-longer": Longer}
+WITHOUT = {
+    "test-lost": ("failed", "ValueError: 3 | 4"),
+    "test-merger": ("not applicable", "it has\nno predict"),
+    "test-slow": ("waiting", None),
+}
+
+
+@pytest.fixture(scope="module")
+def states(small_zoo_path, tmp_path_factory):
+    """States of a suite of one question whose methods were run in this process, the worst first."""
+    out, entries = tmp_path_factory.mktemp("runs"), methods._entries
+    quick = TASKS["generalization"].model_copy(update={"name": "test-tables", "baselines": (), "num_resamples": 300})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TASKS._entries, "test-tables", quick)
+        for name, cls in METHODS.items():
+            patch.setitem(entries, name, cls)
+        found = []
+        for name in (
+            "test-longer",
+            "test-guess",
+            "mean",
+            "test-lost",
+            "test-twin",
+            "test-prober",
+            "test-of-scale",
+            "test-merger",
+            "test-slow",
+        ):
+            cell = SuiteCell(
+                method=name, task="test-tables", zoo=str(small_zoo_path), target="test_accuracy", seeds=SEEDS, out=str(out)
+            )
+            status, reason = WITHOUT.get(name, ("done", None))
+            if status == "done":
+                ngbench.run(name, "test-tables", small_zoo_path, seeds=SEEDS, out=out, device="cpu")
+            found.append(State(cell, status, reason))
+        yield found
+
+
+@pytest.fixture(scope="module")
+def question(states):
+    (found,) = questions(states)
+    return found
+
+
+def folder_of(states, name):
+    return Path(states[0].cell.out) / "test-tables/small-v1" / name
+
+
+@pytest.fixture
+def copied(states, tmp_path):
+    """The same states, with files that may be spoilt."""
+    shutil.copytree(states[0].cell.out, tmp_path / "copy")
+    cells = [state.cell.model_copy(update={"out": str(tmp_path / "copy")}) for state in states]
+    return [State(cell, state.status, state.reason) for cell, state in zip(cells, states, strict=True)]
+
+
+def test_rows_stand_track_by_track_the_best_first_and_those_without_a_result_last(question):
+    shown = [(row.method, None if row.result is None else row.result.access) for row in question.rows]
+    assert shown == [
+        ("test-of-scale", "weights"),
+        ("test-twin", "weights"),
+        ("test-guess", "weights"),
+        ("test-prober", "probes-6"),
+        ("test-longer", "probes-16"),
+        ("mean", "none"),
+        ("test-lost", None),
+        ("test-merger", None),
+        ("test-slow", None),
+    ]
+    assert [row.reason for row in question.rows[6:]] == ["ValueError: 3 | 4", "it has\nno predict", "waiting"]
+    means = [row.result.scores["kendall_tau"].mean for row in question.rows[:3]]
+    assert means[0] > means[1] > 0.6 > 0.4 > means[2]
+
+
+def test_the_best_of_a_track_and_what_may_be_as_good_are_marked_and_what_is_far_worse_is_not(question):
+    tied = {row.method: row.is_tied for row in question.rows}
+    assert tied == {name: name in ("test-of-scale", "test-twin", "test-prober", "test-longer", "mean") for name in tied}
+
+
+def lines_of(found):
+    """Cells of the rows of a table, by their first."""
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in as_markdown(found).partition("### Mean")[0].splitlines()
+        if line.startswith("| ")
+    ]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows}
+
+
+def test_every_number_of_a_row_is_that_of_the_result_file_which_the_predictions_give_again(question, states, small_zoo_path):
+    shown, metrics = lines_of([question]), TASKS["generalization"].metrics
+    headings = [facts_of(metrics[0]).title, "scrambled", *(facts_of(name).title for name in metrics[1:]), "parameters", "fit"]
+    assert shown["method"] == headings
+    for row in question.rows[:6]:
+        folder = folder_of(states, row.method)
+        result, differences = rescore(folder, zoo=open_zoo(small_zoo_path))
+        assert differences == []
+        assert result == row.result == Result.load(folder)
+        scores = [[seed.scores[name] for seed in result.seeds] for name in metrics]
+        primary = f"{np.mean(scores[0]):.3f} ± {np.std(scores[0], ddof=1):.3f}"
+        worst = np.mean([seed.scrambled_scores[metrics[0]] for seed in result.seeds])
+        expected = [f"**{primary}**" if row.is_tied else primary, f"{worst:.3f}", *(f"{np.mean(own):.3f}" for own in scores[1:])]
+        assert shown[row.method][: len(expected)] == expected
+        size = {"test-guess": "—", "test-prober": "—", "mean": "1"}.get(row.method, "1,234")
+        fit_s = np.mean([seed.fit_s for seed in result.seeds])
+        assert shown[row.method][len(expected) :] == [size, f"{fit_s:.0f} s"]
+
+
+def test_rows_of_a_table_have_the_columns_of_its_heading_whatever_a_reason_says(question):
+    text = as_markdown([question]).partition("### Mean rank")[0]
+    rows = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4 + 6 + 3
+    assert {line.count("|") for line in rows} == {rows[0].count("|")}
+    assert r"| test-lost | ValueError: 3 \| 4 |" in text
+    assert "| test-merger | it has no predict |" in text
+
+
+def test_tracks_are_headed_once_each(question):
+    text = as_markdown([question])
+    titles = ["reads weights", "runs the networks on 6 inputs", "runs the networks on 16 inputs", "reads nothing"]
+    assert re.findall(r"^\| \*(\w.*)\* \|", text, flags=re.MULTILINE) == titles
+
+
+def test_a_title_names_what_is_asked_about_where_there_is_a_choice(question):
+    assert question.title == f"Predicting generalization on {question.zoo}"
+    task = TASKS["classification"].asked("digits-park", target="optimizer")
+    assert Question(task, "digits-park", ()).title == "Classification of optimizer on digits-park"
+    assert Question(TASKS["merging"].asked(), "digits-mlp", ()).title == "Merging on digits-mlp"
+
+
+def test_a_method_is_ranked_within_its_track(question):
+    ranks = {row.method: question.rank(row.method) for row in question.rows}
+    assert ranks == {
+        "test-of-scale": 1, "test-twin": 2, "test-guess": 3, "test-prober": 1, "test-longer": 1, "mean": 1,
+        "test-lost": None, "test-merger": None, "test-slow": None,
+    }  # fmt: skip
+
+
+def fitted_for(question, target, transfers):
+    """The table of a classification whose result has transfer scores, one mapping for each seed."""
+    result = question.rows[0].result
+    seeds = [seed.model_copy(update={"transfer": found}) for seed, found in zip(result.seeds, transfers, strict=True)]
+    metrics = {"metrics": ("kendall_tau",), "target": target}
+    row = Row("test-of-scale", result.model_copy(update={"seeds": tuple(seeds)}), None)
+    return Question(TASKS["classification"].model_copy(update=metrics), "park", (row, Row("mean", None, "failed")))
+
+
+def test_transfer_is_a_matrix_of_what_was_fitted_for_by_what_was_probed_mean_over_seeds(question):
+    first = fitted_for(question, "family", [{"family": 0.9, "corpus": 0.2}, {"family": 0.7, "corpus": 0.3}])
+    second = fitted_for(question, "corpus", [{"family": 0.5, "corpus": 0.6}, {"family": 0.5, "corpus": 0.7}])
+    found = transfer_matrix([question, first, second], "park", "test-of-scale")
+    expected = {"family": {"family": 0.8, "corpus": 0.25}, "corpus": {"family": 0.5, "corpus": 0.65}}
+    assert found == {target: pytest.approx(row) for target, row in expected.items()}
+    text = as_markdown([question, first, second])
+    assert text.count("### Transfer of") == 1
+    heading, *rows = text.partition("### Transfer of test-of-scale on park: accuracy of linear probes\n\n")[2].splitlines()[:4]
+    assert heading == "| fitted for | probed for family | probed for corpus |"
+    assert rows[1:] == ["| family | 0.800 | 0.250 |", "| corpus | 0.500 | 0.650 |"]
+    assert "Transfer" not in as_markdown([question])
+
+
+def test_only_methods_that_did_everything_have_a_mean_rank(question):
+    rows = {row.method: row for row in question.rows}
+    order = ("test-guess", "test-of-scale", "test-prober")
+    other = Question(question.task, "another", (*(rows[name] for name in order), Row("test-twin", None, "failed")))
+    assert overall([question, other]) == {"test-prober": 1.0, "test-of-scale": 1.5, "test-guess": 2.0}
+    assert list(overall([question, other])) == ["test-prober", "test-of-scale", "test-guess"]
+    assert "| test-of-scale | 1.50 |" in as_markdown([question, other])
+    assert "Mean rank" not in as_markdown([Question(question.task, "none", (Row("mean", None, "failed"),))])
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "reason"),
+    [
+        ("result.json", lambda path: path.write_text(path.read_text()[:-9]), "is no Result that this ngbench can read"),
+        ("result.json", Path.unlink, "has no result.json; expected a folder"),
+        ("seed-1/predictions.npz", Path.unlink, "no predictions file"),
+        ("seed-0/predictions.npz", lambda path: path.write_bytes(b"PK"), "cannot be read as predictions"),
+    ],
+)
+def test_a_file_that_is_broken_is_the_reason_of_its_row_alone(copied, file, spoil, reason):
+    spoil(folder_of(copied, "test-of-scale") / file)
+    (found,) = questions(copied)
+    rows = {row.method: row for row in found.rows}
+    assert rows["test-of-scale"].result is None
+    assert reason in rows["test-of-scale"].reason
+    assert [row.method for row in found.rows[:2]] == ["test-twin", "test-guess"]
+    assert rows["test-twin"].is_tied
+
+
+def test_a_zoo_that_is_gone_is_the_reason_of_all_of_its_rows(states, tmp_path):
+    cells = [state.cell.model_copy(update={"zoo": str(tmp_path / "gone.h5")}) for state in states[:2]]
+    (found,) = questions([State(cell, "failed", "no such file") for cell in cells])
+    assert [(row.method, row.reason) for row in found.rows] == [("test-longer", "no such file"), ("test-guess", "no such file")]
+
+
+def test_tables_are_written_beside_the_results(question, tmp_path):
+    path = write_tables([question, question], tmp_path / "new", "few")
+    assert path == tmp_path / "new/few.md"
+    assert path.read_text(encoding="utf-8") == as_markdown([question, question])
