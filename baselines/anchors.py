@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ngbench.evaluation.functional import NUM_INPUTS, comparable_outputs
+from ngbench.evaluation.functional import comparable_outputs
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, Problem, RunContext
 
@@ -78,12 +78,11 @@ class FunctionalDistance:
     info = MethodInfo(
         name="functional-distance",
         title="Functional distance",
-        access="probes",
+        access="truth",
         invariant=True,
         any_architecture=True,
         paper="none: the truth that retrieval is measured against",
         kinds=("retrieval",),
-        num_probes=NUM_INPUTS,
     )
     num_parameters = 0
 

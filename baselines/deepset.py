@@ -230,7 +230,6 @@ class DeepSet(EmbeddingMethod):
     Survey = Survey
     tuned: ClassVar = {
         "classification/digits-inr": {"weight_noise": "0.1", "channels": "48"},
-        "retrieval/digits-inr": {"weight_noise": "0.1", "channels": "48"},
         "merging": {"weight_noise": "0", "batch_size": "4"},
     }
 

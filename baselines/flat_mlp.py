@@ -136,7 +136,6 @@ class FlatMLP(TrainedMethod):
     Survey = Survey
     tuned: ClassVar = {
         "classification/digits-inr": {"weight_noise": "0.1"},
-        "retrieval/digits-inr": {"weight_noise": "0.1"},
     }
 
     def survey(self, train: GraphDataset) -> Survey:

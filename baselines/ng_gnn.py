@@ -250,9 +250,7 @@ class NGGNN(EmbeddingMethod):
     tuned: ClassVar = {
         "generalization/digits-park": {"weight_noise": "0"},
         "classification/digits-park": {"weight_noise": "0"},
-        "retrieval/digits-park": {"weight_noise": "0"},
-        "classification/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "40"},
-        "retrieval/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "40"},
+        "classification/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "30"},
         "merging": {"reverse_edges": "true", "num_layers": "2", "weight_noise": "0", "batch_size": "4", "epochs": "30"},
     }
 

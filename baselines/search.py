@@ -80,7 +80,7 @@ class Search(BaseModel):
 @lru_cache(maxsize=2)
 def _splits(task_name: str, zoo_name: str, target: str | None) -> tuple[Any, Any, Any]:
     """The problem of a task, and the train and val splits of a zoo."""
-    from ngbench.evaluation.protocol import examples_of, problem_of
+    from ngbench.evaluation.networks import examples_of, problem_of
     from ngbench.store import open_zoo
     from ngbench.tasks import TASKS
 

@@ -104,13 +104,11 @@ class WeightStatistics:
     @property
     def num_parameters(self) -> int:
         """Number of learned numbers of a perceptron; 0 for trees, which have splits and leaves."""
-        if not self._models and self.standardise is not None:
-            return 0
         model = self._models[self.chosen]
         return sum(parameter.numel() for parameter in model.parameters()) if self.chosen == "perceptron" else 0
 
     def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
-        """Fits both models on `train` and keeps the one that is better on `val`; for retrieval the statistics are all."""
+        """Fits both models on `train` and keeps the one that is better on `val`."""
         if len(train.bundles) == 1:
             self.read: StatisticsByLayer | StatisticsByKind = StatisticsByLayer.of(train)
         else:
@@ -118,8 +116,6 @@ class WeightStatistics:
         train_table, val_table = (Table.of(self.read(split), split) for split in (train, val))
         self.standardise = Standardise.of(train_table.features)
         self.problem, self._models, self.scores = problem, {}, {}
-        if problem.kind == "retrieval":
-            return
         if self.config.model != "perceptron":
             self._models["boosting"] = boosting.fit_best(problem, train_table, val=val_table, context=context)
         if self.config.model != "boosting":

@@ -19,7 +19,7 @@ from ngbench.progress import Progress, silent
 from ngbench.registry import Registry, load_object
 from ngbench.tasks import Kind
 
-Access = Literal["none", "hyperparameters", "weights", "probes"]
+Access = Literal["none", "hyperparameters", "weights", "probes", "truth"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class MethodInfo:
     Args:
         name: As it is typed.
         title: As it is printed.
-        access: What the method reads of a network; methods of different access are never ranked together.
+        access: What the method reads of a network; methods of different access are never ranked together. ``"truth"``: what
+            answers are scored by, as an anchor of the tables may.
         invariant: Whether it claims that its predictions do not change when hidden neurons are permuted.
         any_architecture: Whether it reads networks of several architectures at once.
         paper: Where the method comes from.
@@ -235,15 +236,20 @@ def method_class(name: str) -> Any:
     return found
 
 
+def is_applicable(name: str, kind: Kind) -> bool:
+    """Whether a method has a call for a kind of problem, and does not say that it does not solve it."""
+    found = method_class(name)
+    return any(hasattr(found, call) for call in CALLS[kind]) and (not found.info.kinds or kind in found.info.kinds)
+
+
 def check_applicable(name: str, kind: Kind) -> None:
     """Whether a method solves problems of a kind.
 
     Raises:
         NotApplicableError: It lacks the calls, or says that it does not.
     """
-    found = method_class(name)
-    offers = any(hasattr(found, call) for call in CALLS[kind])
-    if not offers or (found.info.kinds and kind not in found.info.kinds):
+    if not is_applicable(name, kind):
+        offers = any(hasattr(method_class(name), call) for call in CALLS[kind])
         lack = "says so itself" if offers else f"has no {' or '.join(CALLS[kind])}"
         raise NotApplicableError(f"method {name!r} is not applicable to {kind}: it {lack}; choose another method or task")
 

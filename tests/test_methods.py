@@ -252,7 +252,7 @@ def test_every_registered_method_offers_the_protocol_and_says_what_it_is(name):
     assert all(type(value) in (str, bool) and value != "" for value in others)
     assert (num_probes > 0) == (method.info.access == "probes")
     assert set(kinds) <= set(CALLS)
-    assert method.info.access in ("none", "hyperparameters", "weights", "probes")
+    assert method.info.access in ("none", "hyperparameters", "weights", "probes", "truth")
 
 
 @pytest.mark.parametrize("name", list(methods))

@@ -246,8 +246,8 @@ def score_table(results: Sequence[Result]) -> Table:
             result.method,
             _spread(result.scores[result.primary]) if several else _interval(result.interval),
             _spread(result.scrambled_scores[result.primary]),
-            _shift(sum(seed.mean_shift for seed in result.seeds) / len(result.seeds)),
-            *(f"{result.scores[name].mean:.3f}" for name in others),
+            _shift(result.mean_shift),
+            *(result.shown(name) for name in others),
         )
     return made
 
@@ -270,7 +270,9 @@ def cost_table(results: Sequence[Result]) -> Table:
     return made
 
 
-def _shift(mean: float) -> str:
+def _shift(mean: float | None) -> str:
+    if mean is None:
+        return "—"
     return "0" if mean == 0 else f"{mean:.3f}" if mean >= 0.0005 else f"{mean:.0e}"
 
 

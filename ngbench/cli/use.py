@@ -38,7 +38,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and no
 def predict(
     run: Path, module: str, weights: Sequence[Path], level: float, method: str | None, inputs: Sequence[str], as_json: bool
 ) -> None:
-    r"""Expected accuracy, or class, of your own networks.
+    """Expected accuracy, or class, of your own networks.
 
     MODULE is package.module:factory, as of `ngbench graph show`; WEIGHTS are its state dicts, .pt or .safetensors, of which
     nothing but tensors is unpickled. Without WEIGHTS the module is taken as its factory makes it.
@@ -51,7 +51,7 @@ def predict(
     \b
     ngbench run --method ng-gnn --seeds 3
     ngbench predict --run runs/generalization/digits-cnn-v1/ng-gnn my_package.models:small_cnn a.pt b.pt
-    """
+    """  # noqa: D301 - click reads the character
     from ngbench.evaluation.use import OwnModule, open_run
     from ngbench.evaluation.use import predict as answers_of
 
@@ -121,13 +121,13 @@ def search(
     inputs: Sequence[str],
     as_json: bool,
 ) -> None:
-    r"""The networks of a zoo that are nearest to your own.
+    """The networks of a zoo that are nearest to your own.
 
     Nearest is the largest cosine of the run's embeddings, mean over its seeds. MODULE and WEIGHTS as of `ngbench predict`.
 
     \b
     ngbench search --run runs/retrieval/digits-park-v1/ng-gnn my_package.models:small_cnn a.pt --top 5
-    """
+    """  # noqa: D301 - click reads the character
     from ngbench.evaluation.use import OwnModule, open_run
     from ngbench.evaluation.use import search as nearest
     from ngbench.store import open_zoo
@@ -187,7 +187,7 @@ def merge(
     inputs: Sequence[str],
     as_json: bool,
 ) -> None:
-    r"""Merge two networks of one module into the mean of their aligned weights.
+    """Merge two networks of one module into the mean of their aligned weights.
 
     The neurons of B are brought to those of A first, which leaves what B computes as it is. Loss and accuracy are those on images
     of a corpus that both networks were trained for, of which others, of the training part, are used for matching and --repair.
@@ -195,7 +195,7 @@ def merge(
 
     \b
     ngbench merge a.pt b.pt --module my_package.models:mlp --images digits --out merged.pt
-    """
+    """  # noqa: D301 - click reads the character
     from ngbench.evaluation.use import OwnModule, merge_networks, open_run, write_state_dict
     from ngbench.evaluation.use.images import OwnImages
     from ngbench.evaluation.use.networks import check_ending

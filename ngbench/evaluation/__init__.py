@@ -4,8 +4,9 @@ Knows the protocol; does not know what is inside a method, or how results are sh
 """
 
 from ngbench.evaluation.evaluate import exam_of, rescore
+from ngbench.evaluation.identity import run_folder
 from ngbench.evaluation.predictions import Predictions
-from ngbench.evaluation.protocol import run, run_beside_baselines, run_folder
+from ngbench.evaluation.protocol import run, run_beside_baselines
 from ngbench.evaluation.result import Result, SeedResult
 
 __all__ = ["Predictions", "Result", "SeedResult", "exam_of", "rescore", "run", "run_beside_baselines", "run_folder"]

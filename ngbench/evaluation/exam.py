@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ngbench.errors import PredictionsError, SplitError
+from ngbench.evaluation.blinding import in_order, shown
 from ngbench.evaluation.predictions import Predictions
 from ngbench.loading import GraphDataset
 from ngbench.metrics import METRICS, Resamples
@@ -149,7 +150,8 @@ class PredictionExam(Exam):
 
     def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
         """Predictions, float64 ``[graphs]`` or ``[graphs, classes]``."""
-        return np.asarray(method.predict(networks), dtype=np.float64)
+        given, order = shown(networks, method.info)
+        return in_order(np.asarray(method.predict(given), dtype=np.float64), order)
 
     def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
         """Metrics of predictions against targets."""

@@ -11,7 +11,7 @@ from ngbench.loading import GraphBundle, GraphDataset, ZooPrograms
 from ngbench.store import Zoo
 
 NUM_INPUTS = 256
-"""Held-out inputs that functions are compared on: from each corpus of the zoo as many; all pixels of an image that has fewer."""
+"""Held-out inputs that functions are compared on, of each corpus as many; all pixels of an image that has fewer."""
 
 _GRAPHS_AT_ONCE = 64
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ngbench.errors import MethodError, ResultError
 from ngbench.evaluation.domain import Domain
-from ngbench.evaluation.result import RESULT_FILE, read_json
+from ngbench.evaluation.result import RESULT_FILE, Result, read_json
 from ngbench.loading import GraphDataset
 from ngbench.methods import method_class
 from ngbench.tasks import Kind
@@ -141,6 +141,10 @@ def open_run(folder: Path, *, method: str | None = None) -> KeptRun:
     folder = Path(folder)
     places = [folder] if (folder / KEPT_FOLDER).is_dir() else sorted(folder.glob("seed-*/"), key=_seed_of)
     places = [place for place in places if (place / KEPT_FOLDER / KEPT_FILE).exists()]
+    if (folder / RESULT_FILE).exists():
+        # other seeds are of a run before, perhaps by other code
+        own = {seed.seed for seed in Result.load(folder).seeds}
+        places = [place for place in places if _seed_of(place)[0] in own]
     if not places:
         reason = "its method cannot be saved" if (folder / RESULT_FILE).exists() else "it is no folder that `ngbench run` wrote"
         raise ResultError(f"{folder} has no fitted method: {reason}; expected the run folder of one that can, such as ng-gnn")

@@ -18,6 +18,7 @@ from ngbench.alignment import Curves, LabelledImages, Moments, curves, line, mat
 from ngbench.alignment.interpolate import points
 from ngbench.alignment.matching import group_of
 from ngbench.errors import GraphError, MethodError
+from ngbench.evaluation.blinding import permitted, shown
 from ngbench.evaluation.exam import BOOTSTRAP_SEED, Exam, Scored, orbit_salt
 from ngbench.evaluation.merging_items import LARGEST_SET, MergingItems, Recovery, acted, draw_items, rows_of, take
 from ngbench.evaluation.predictions import Predictions
@@ -117,8 +118,8 @@ class MergingExam(Exam):
         return dict(self.measured(values).metrics)
 
     def shifts(self, values: np.ndarray, twins: np.ndarray) -> np.ndarray:
-        """Zeros, ``[rows]``: nodes of scrambled networks have other numbers, so that the scores alone tell what moved."""
-        return np.zeros(len(values))
+        """NaN, ``[rows]``: nodes of scrambled networks have other numbers, so that the scores alone tell what moved."""
+        return np.full(len(values), np.nan)
 
     def score(self, predictions: Predictions) -> Scored:
         """Scores matchings, those of each scrambled copy on its own networks.
@@ -137,7 +138,8 @@ class MergingExam(Exam):
     def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
         """Of the primary metric of resampled pairs."""
         rows = [self.measured(found.values).of_pairs[self.task.metrics[0]] for found in scored]
-        return Resamples.of_rows(np.stack(rows), seed=BOOTSTRAP_SEED, method=method, num_resamples=self.task.num_resamples)
+        options = {"seed": BOOTSTRAP_SEED, "clusters": self.items.pairs, "num_resamples": self.task.num_resamples}
+        return Resamples.of_rows(np.stack(rows), method=method, **options)
 
 
 def matchings(method: Any, items: MergingItems) -> np.ndarray:
@@ -151,18 +153,23 @@ def matchings(method: Any, items: MergingItems) -> np.ndarray:
     """
     pairs = items.matches
     if hasattr(method, "match"):
-        found = method.match(take(items.networks, pairs[:, 0]), take(items.networks, pairs[:, 1]))
+        firsts, order = shown(take(items.networks, pairs[:, 0]), method.info)
+        seconds = take(items.networks, pairs[order, 1], firsts.ids)
+        matched = method.match(firsts, permitted(seconds, method.info))
+        found = [matched[place] for place in np.argsort(order)] if len(matched) == len(pairs) else matched
         if len(found) != len(pairs) or any(e.topology != items.topologies[i] for e, i in zip(found, pairs[:, 0], strict=True)):
             raise MethodError(f"method {method.info.name!r} gives {len(found)} matchings; expected one for each of {len(pairs)}")
         return items.packed(found)
     if not hasattr(method, "embed_nodes"):
         raise MethodError(f"method {method.info.name!r} embeds no nodes and matches no networks; expected one that can")
-    embedded = method.embed_nodes(items.networks)
+    given, order = shown(items.networks, method.info)
+    embedded = method.embed_nodes(given)
     if len(embedded) != len(items.networks):
         raise MethodError(
             f"method {method.info.name!r} embeds {len(embedded)} networks; expected each of the {len(items.networks)}"
         )
-    return items.packed([match(items.topologies[first], embedded[first], embedded[second]) for first, second in pairs.tolist()])
+    place = np.argsort(order)
+    return items.packed([match(items.topologies[a], embedded[place[a]], embedded[place[b]]) for a, b in pairs.tolist()])
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ngbench.errors import ConfigError, ResultError, SplitError
+from ngbench.errors import ConfigError, SplitError
+from ngbench.evaluation.blinding import in_order, permitted, shown
 from ngbench.evaluation.domain import Domain
 from ngbench.evaluation.environment import Usage, current_environment
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, seed_folder
-from ngbench.evaluation.exam import Exam, Scored, classes_of, orbit_salt, targets_of
-from ngbench.evaluation.kept import Kept, is_kept, keep
+from ngbench.evaluation.exam import Exam, Scored, orbit_salt
+from ngbench.evaluation.identity import finished, fitted_for, identity_of, run_folder, tuned_method
+from ngbench.evaluation.kept import KEPT_FOLDER, METHOD_FOLDER, Kept, is_kept, keep
+from ngbench.evaluation.networks import examples_of, networks_of, problem_of
 from ngbench.evaluation.predictions import Predictions
-from ngbench.evaluation.result import RESULT_FILE, SEED_FILE, IntervalRecord, Result, SeedResult, Spread, read_json, write_json
+from ngbench.evaluation.result import SEED_FILE, IntervalRecord, Result, SeedResult, Spread, write_json
 from ngbench.evaluation.transfer import probe, probed_targets, transfer_file, transfer_scores
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, Problem, RunContext, check_applicable, make_method, method_class
@@ -99,16 +99,6 @@ def run_beside_baselines(
     entrants = [bench.measure(name, {}, seeds) for name in names] + [bench.measure(method, settings or {}, seeds)]
     entrant, others = entrants[-1], dict(zip(names, entrants[:-1], strict=True))
     return tuple(bench.report(e, others if e is entrant else {}) for e in reversed(entrants))
-
-
-def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Mapping[str, str]) -> Path:
-    """Where the files of a method's run are kept; each split, and each target of several, has its own."""
-    split = "" if task.split == "default" else f"-{task.split}"
-    target = "" if task.target == task.asked(zoo.name).target else f"-{task.target}"
-    name = method.replace(":", ".")
-    if settings:
-        name += "-" + _digest(dict(sorted(settings.items())))[:8]
-    return Path(out) / task.name / f"{zoo.name}-v{zoo.version}{split}{target}" / name
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -228,19 +218,14 @@ class Bench:
         place = seed_folder(folder, seed)
         place.mkdir(parents=True, exist_ok=True)
         identity = identity_of(self.task, self.zoo, name, settings, seed=seed, device=self.device)
-        record = _finished(place, identity)
+        record = finished(place, identity)
         if record is None or not is_kept(name, place):
             return self._fit(name, settings, place, seed, identity)
         return record, self.exam.score(Predictions.load(place / PREDICTIONS_FILE))
 
     def _fit(self, name: str, settings: Mapping[str, str], place: Path, seed: int, identity: str) -> tuple[SeedResult, Scored]:
         """Fits a method, questions it about the test split and its scrambled copies, scores all once."""
-        method = tuned_method(self.task, self.zoo, name, settings)
-        checkpoint_path = place / f"checkpoint-{identity[:12]}.pt"
-        progress = self.stages(f"{name}, seed {seed}")
-        budget = Budget(self.task.max_epochs, self.task.num_candidates)
-        context = RunContext(seed, budget, device=self.device, checkpoint_path=checkpoint_path, progress=progress)
-        fit_s, peak_of_fit = self._train(method, context, spent_path=checkpoint_path.with_suffix(".spent_s"))
+        method, fit_s, peak_of_fit = self._fitted(name, settings, place, seed, identity)
         with Usage(self.device) as predicting:
             values = self.exam.ask(method, self.test)
         scrambled = np.stack([self.exam.ask(method, copy) for copy in self.scrambled])
@@ -256,8 +241,8 @@ class Bench:
             transfer=transfer_scores(self.task, self.zoo, place),
             scores=scored.scores,
             scrambled_scores=scored.scrambled_scores,
-            mean_shift=float(scored.shifts.mean()),
-            largest_shift=float(scored.shifts.max()),
+            mean_shift=_known(scored.shifts.mean()),
+            largest_shift=_known(scored.shifts.max()),
             num_parameters=method.num_parameters,
             fit_s=fit_s,
             predict_s=predicting.duration_s,
@@ -267,8 +252,31 @@ class Bench:
         predictions.save(place / PREDICTIONS_FILE)
         self._keep(method, name, place, seed, answers)
         write_json(place / SEED_FILE, record)
-        checkpoint_path.unlink(missing_ok=True)
+        for checkpoint_path in place.glob("checkpoint-*.pt"):
+            checkpoint_path.unlink()
         return record, scored
+
+    def _fitted(
+        self, name: str, settings: Mapping[str, str], place: Path, seed: int, identity: str
+    ) -> tuple[Any, float, int | None]:
+        """A fitted method, with the seconds and the peak memory of its fit; one that is kept from another task's run."""
+        source = fitted_for(self.task, self.zoo, name)
+        if source != self.task:
+            folder = run_folder(self.out, source, self.zoo, name, settings)
+            record, _ = self._asking(source)._seed(name, settings, folder, seed)
+            kept = seed_folder(folder, seed) / KEPT_FOLDER / METHOD_FOLDER
+            return method_class(name).load(kept), record.fit_s, record.peak_memory_bytes
+        method = tuned_method(self.task, self.zoo, name, settings)
+        checkpoint_path = place / f"checkpoint-{identity[:12]}.pt"
+        progress = self.stages(f"{name}, seed {seed}")
+        budget = Budget(self.task.max_epochs, self.task.num_candidates)
+        context = RunContext(seed, budget, device=self.device, checkpoint_path=checkpoint_path, progress=progress)
+        return method, *self._train(method, context, spent_path=checkpoint_path.with_suffix(".spent_s"))
+
+    def _asking(self, task: Task) -> Bench:
+        """Another task on the same networks, with the same answers."""
+        scrambled = tuple(self.test.scrambled(salt=orbit_salt(copy)) for copy in range(task.num_scrambled))
+        return dataclasses.replace(self, task=task, exam=exam_of(task, self.zoo), scrambled=scrambled)
 
     def _about(self, name: str, seed: int) -> dict[str, str | int]:
         about: dict[str, str | int] = {"method": name, "task": self.task.name, "task_version": self.task.version}
@@ -283,14 +291,15 @@ class Bench:
             transfer_file(place, target).unlink(missing_ok=True)
         if not hasattr(method, "embed") or not probed:
             return
-        for target, found in probe(self.task, self.zoo, method, train=self.train, val=self.val, test=self.test).items():
+        for target, found in probe(self.task, self.zoo, method).items():
             found.save(transfer_file(place, target))
 
     def _val_predictions(self, method: Any) -> np.ndarray | None:
         """What a method predicts for the val split; None for a task without predictions."""
         if self.task.kind not in ("regression", "classification"):
             return None
-        return method.predict(self.val.without_targets())
+        given, order = shown(self.val, method.info)
+        return in_order(method.predict(given), order)
 
     @cached_property
     def domain(self) -> Domain:
@@ -325,7 +334,7 @@ class Bench:
         fitting = Usage(self.device)
         try:
             with fitting:
-                method.fit(self.problem, self.train, self.val, context)
+                method.fit(self.problem, permitted(self.train, method.info), permitted(self.val, method.info), context)
         except BaseException:
             spent_path.write_text(str(spent_s + fitting.duration_s))
             raise
@@ -366,92 +375,5 @@ class Bench:
         return result
 
 
-def networks_of(task: Task, zoo: Zoo, rows: np.ndarray) -> GraphDataset:
-    """Some networks of a zoo as methods get them for a task, without targets.
-
-    Recipe columns hold no answer: the one that is asked about is left out. Where that is the activation, which stands in the
-    topology, networks that differ in it alone have the same topology, and cannot be run.
-    """
-    networks = GraphDataset.from_zoo(zoo, rows)
-    known = {name: column for name, column in networks.hyperparameters.items() if name != task.target}
-    networks = dataclasses.replace(networks, hyperparameters=known)
-    return networks.without_activations() if task.target == "activation" else networks
-
-
-def examples_of(task: Task, zoo: Zoo, part: str) -> GraphDataset:
-    """A part of the split of a zoo as methods learn from it, with answers where the task has any."""
-    rows = zoo.split(part, name=task.split)
-    networks = networks_of(task, zoo, rows)
-    if task.target is None:
-        return networks
-    return dataclasses.replace(networks, targets=targets_of(task, zoo, rows, classes_of(task, zoo)))
-
-
-def problem_of(task: Task, zoo: Zoo) -> Problem:
-    """What a task, about one target, asks of methods on a zoo."""
-    metric = None if task.kind == "merging" else METRICS[task.selection]
-    is_better = metric is None or metric.higher_is_better
-    return Problem(task.kind, metric, is_better, task.target_bounds, classes_of(task, zoo))
-
-
-def tuned_method(task: Task, zoo: Zoo, name: str, settings: Mapping[str, str]) -> Any:
-    """A method as it is tuned for a task and zoo, but for the settings."""
-    return make_method(name, settings, task=task.name, zoo=zoo.name)
-
-
-def identity_of(task: Task, zoo: Zoo, name: str, settings: Mapping[str, str], *, seed: int, device: str) -> str:
-    """Digest of everything that decides the numbers of a fit, the source code included."""
-    return _digest(
-        {
-            "method": name,
-            "settings": repr(getattr(tuned_method(task, zoo, name, settings), "config", None)),
-            "task": task.model_dump(mode="json"),
-            "zoo_sha256": zoo.sha256,
-            "seed": seed,
-            "device": device.partition(":")[0],
-            "source": _source_digest(method_class(name)),
-        }
-    )
-
-
-def is_measured(task: Task, zoo: Zoo, name: str, seeds: Sequence[int], *, out: str | Path, device: str) -> bool:
-    """Whether a method has a result of just these seeds that the same code made."""
-    folder = run_folder(out, task, zoo, name, {})
-    if not (folder / RESULT_FILE).exists():
-        return False
-    wanted = [identity_of(task, zoo, name, {}, seed=seed, device=device) for seed in seeds]
-    try:
-        return [seed.identity for seed in Result.load(folder).seeds] == wanted
-    except ResultError:
-        return False
-
-
-def _finished(place: Path, identity: str) -> SeedResult | None:
-    """The record of a finished seed, if it is of just this identity and its predictions are there."""
-    if not (place / SEED_FILE).exists() or not (place / PREDICTIONS_FILE).exists():
-        return None
-    try:
-        record = read_json(place / SEED_FILE, SeedResult)
-    except ResultError:
-        # Written by another version of ngbench: fitted again, as any record of another identity.
-        return None
-    return record if record.identity == identity else None
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def _source_digest(cls: type) -> str:
-    """Digest of the Python files of ngbench, but for how it prints, and of the method's package, or of its one file."""
-    root = Path(__file__).resolve().parents[1]
-    files = {file for file in root.rglob("*.py") if file.relative_to(root).parts[0] != "cli"}
-    source = inspect.getsourcefile(cls)
-    if source is not None:
-        top = cls.__module__.partition(".")[0]
-        own = Path(source).resolve()
-        packages = [parent for parent in own.parents if parent.name == top and (parent / "__init__.py").exists()]
-        files |= set(packages[-1].rglob("*.py")) if packages else {own}
-    texts = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
-    return _digest(texts)
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -34,7 +34,7 @@ class SeedResult(_Record):
         scrambled_scores: The same on that orbit-scrambled copy of the test split on which the primary metric is worst.
         transfer: The primary metric of linear probes of the embedding, by target; empty where the task has one target.
         mean_shift: How far what is said of a network moves when it is scrambled, mean over networks: the difference of numbers,
-            the total variation of probabilities, 1 minus the cosine of embeddings, the share of nodes matched otherwise.
+            the total variation of probabilities, 1 minus the cosine of embeddings; None for merging, whose nodes are renumbered.
         largest_shift: The largest over networks.
         num_parameters: Learned numbers of the method.
         fit_s: Seconds of training, selection included.
@@ -49,8 +49,8 @@ class SeedResult(_Record):
     scores: dict[str, float]
     scrambled_scores: dict[str, float]
     transfer: dict[str, float] = {}
-    mean_shift: float
-    largest_shift: float
+    mean_shift: float | None
+    largest_shift: float | None
     num_parameters: int
     fit_s: float
     predict_s: float
@@ -125,6 +125,16 @@ class Result(_Record):
     differences: dict[str, IntervalRecord]
     environment: Environment
     created: str
+
+    @property
+    def mean_shift(self) -> float | None:
+        """How far answers move when hidden neurons are permuted, mean over networks and seeds; None where that is not told."""
+        shifts = [seed.mean_shift for seed in self.seeds if seed.mean_shift is not None]
+        return statistics.fmean(shifts) if shifts else None
+
+    def shown(self, metric: str) -> str:
+        """The mean of a metric as it is printed; a dash where there is nothing that it could be of."""
+        return f"{self.scores[metric].mean:.3f}" if metric in self.scores else "—"
 
     def save(self, folder: Path) -> Path:
         """Writes ``result.json`` into a folder, whole or not at all."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ngbench.evaluation.blinding import in_order, shown
 from ngbench.evaluation.exam import BOOTSTRAP_SEED, Exam, Scored, targets_of
 from ngbench.evaluation.functional import functional_distance
 from ngbench.loading import GraphDataset
@@ -41,7 +42,8 @@ class RetrievalExam(Exam):
 
     def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
         """Embeddings, float32 ``[graphs, features]``."""
-        return np.asarray(method.embed(networks), dtype=np.float32)
+        given, order = shown(networks, method.info)
+        return in_order(np.asarray(method.embed(given), dtype=np.float32), order)
 
     def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
         """Metrics of the rankings."""

@@ -22,7 +22,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from ngbench.errors import NgbenchError, NotApplicableError, UnknownNameError
-from ngbench.evaluation.protocol import Bench, check_seeds, checked_device, is_measured
+from ngbench.evaluation.identity import is_measured
+from ngbench.evaluation.protocol import Bench, check_seeds, checked_device
 from ngbench.methods import check_applicable, method_class
 from ngbench.progress import Progress
 from ngbench.store import Zoo, open_zoo
@@ -211,6 +212,13 @@ class Runner:
         states = [State(cell) for cell in self.cells]
         for state in states:
             self._settle(state)
+        # what takes over the fits of another task waits until they are there
+        takes_over = [TASKS[state.cell.task].fitted_as is not None for state in states]
+        for turn in (False, True):
+            self._run_all([state for state, takes in zip(states, takes_over, strict=True) if takes == turn])
+        return states
+
+    def _run_all(self, states: Sequence[State]) -> None:
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._run, state) for state in states if state.status == "waiting"]
             try:
@@ -220,7 +228,6 @@ class Runner:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._stop()
                 raise
-        return states
 
     def _stop(self) -> None:
         """Ends all processes, and lets none begin."""

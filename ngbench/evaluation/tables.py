@@ -9,8 +9,8 @@ from pathlib import Path
 from ngbench.errors import NgbenchError
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, seed_folder
 from ngbench.evaluation.exam import Exam, Scored
+from ngbench.evaluation.identity import run_folder
 from ngbench.evaluation.predictions import Predictions
-from ngbench.evaluation.protocol import run_folder
 from ngbench.evaluation.result import Result
 from ngbench.evaluation.suite import State, by_question
 from ngbench.metrics import Resamples, facts_of, tied_with_best
@@ -22,6 +22,7 @@ TRACKS: Mapping[str, str] = {
     "probes": "runs the networks on {number} inputs",
     "hyperparameters": "reads the recipe",
     "none": "reads nothing",
+    "truth": "reads what it is scored by",
 }
 """Kinds of track, in the order of the tables; methods of different tracks are never ranked together."""
 
@@ -191,7 +192,7 @@ def _markdown(question: Question) -> str:
             row.method,
             f"**{primary}**" if row.is_tied else primary,
             f"{result.scrambled_scores[metrics[0].name].mean:.3f}",
-            *(f"{result.scores[metric.name].mean:.3f}" for metric in metrics[1:]),
+            *(result.shown(metric.name) for metric in metrics[1:]),
             f"{result.seeds[0].num_parameters:,}" if result.seeds[0].num_parameters else "—",
             f"{sum(seed.fit_s for seed in result.seeds) / len(result.seeds):.0f} s",
         ]

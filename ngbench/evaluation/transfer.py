@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ngbench.errors import SplitError
-from ngbench.evaluation.exam import PredictionExam, classes_of, targets_of
+from ngbench.evaluation.blinding import in_order, shown
+from ngbench.evaluation.exam import Exam, PredictionExam, classes_of, orbit_salt, targets_of
 from ngbench.evaluation.linear_probe import fit_linear_probe
+from ngbench.evaluation.networks import networks_of
 from ngbench.evaluation.predictions import Predictions
 from ngbench.loading import GraphDataset
 from ngbench.metrics import METRICS
@@ -38,39 +42,43 @@ def _is_learnable(task: Task, zoo: Zoo, target: str) -> bool:
         return False
 
 
-def probe(
-    task: Task, zoo: Zoo, method: Any, *, train: GraphDataset, val: GraphDataset, test: GraphDataset
-) -> dict[str, Predictions]:
+def probe(task: Task, zoo: Zoo, method: Any) -> dict[str, Predictions]:
     """Probes the frozen embedding of a fitted method for each target of the zoo, by `fit_linear_probe`.
+
+    What is embedded tells neither of the target that the method was fitted for nor of the one that is probed.
 
     Args:
         task: What the method was fitted for.
         zoo: Of the networks.
         method: Fitted; has ``embed``.
-        train: Networks of the train split, on whose embeddings probes are fitted.
-        val: By which their penalties are chosen.
-        test: Whose classes the probes predict.
 
     Returns:
-        Predictions for the test split by target.
+        Predictions for the test split, and for its scrambled copies, by target.
     """
-    embedded = [method.embed(part.without_targets()) for part in (train, val, test)]
-    rows = [zoo.split(part, name=task.split) for part in ("train", "val")]
     found = {}
     for target in probed_targets(task, zoo):
         exam = PredictionExam(task.asked(zoo.name, split=task.split, target=target), zoo)
-        answers = [targets_of(exam.task, zoo, of_part, exam.classes) for of_part in rows]
-        fitted = fit_linear_probe(
-            embedded[0],
-            answers[0],
-            val_embeddings=embedded[1],
-            val_targets=answers[1],
-            metric=METRICS[task.selection],
-            num_classes=len(exam.classes),
-        )
-        values = fitted.predict(embedded[2])
-        found[target] = Predictions(exam.ids, values, values[None], {"probe": target, "task": task.name, "zoo": zoo.name})
+        (train, own), (val, others) = (_embedded(exam, zoo, method, part, str(task.target)) for part in ("train", "val"))
+        options = {"val_embeddings": val, "val_targets": others, "metric": METRICS[task.selection]}
+        fitted = fit_linear_probe(train, own, **options, num_classes=len(exam.classes))
+        test = networks_of(exam.task, zoo, exam.rows, hidden=[str(task.target)])
+        copies = [test.scrambled(salt=orbit_salt(copy)) for copy in range(task.num_scrambled)]
+        said = [fitted.predict(_embed(method, networks)) for networks in (test, *copies)]
+        about: dict[str, str | int] = {"probe": target, "task": task.name, "zoo": zoo.name}
+        found[target] = Predictions(exam.ids, said[0], np.stack(said[1:]), about)
     return found
+
+
+def _embedded(exam: Exam, zoo: Zoo, method: Any, part: str, hidden: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of a part of the split, and its answers."""
+    rows = zoo.split(part, name=exam.task.split)
+    networks = networks_of(exam.task, zoo, rows, hidden=[hidden])
+    return _embed(method, networks), targets_of(exam.task, zoo, rows, exam.classes)
+
+
+def _embed(method: Any, networks: GraphDataset) -> np.ndarray:
+    given, order = shown(networks, method.info)
+    return in_order(np.asarray(method.embed(given)), order)
 
 
 def transfer_scores(task: Task, zoo: Zoo, folder: Path) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from ngbench.errors import GraphError
 from ngbench.graph import NeuralGraph, symmetry
 from ngbench.loading.batch import GraphBatch, GraphBundle
-from ngbench.loading.probes import Programs, ZooPrograms
+from ngbench.loading.probes import PARTS, Part, Programs, ZooPrograms
 
 if TYPE_CHECKING:
     from ngbench.store import Zoo
@@ -39,18 +39,19 @@ class GraphDataset:
         object.__setattr__(self, "bundles", tuple(map(_in_order, self.bundles)))
 
     @classmethod
-    def from_zoo(cls, zoo: Zoo, rows: np.ndarray, *, target: str | None = None) -> GraphDataset:
+    def from_zoo(cls, zoo: Zoo, rows: np.ndarray, *, target: str | None = None, parts: Sequence[Part] = PARTS) -> GraphDataset:
         """Some networks of a zoo.
 
         Args:
             zoo: An open zoo.
             rows: Which networks, int64 ``[graphs]``.
             target: Metadata column that becomes `targets`; None leaves them out.
+            parts: Of the corpora, whose inputs the networks' programs give.
         """
         structures: dict[str, list[int]] = {}
         for index, topology in enumerate(zoo.topologies):
             structures.setdefault(topology.structure, []).append(index)
-        topology_index, programs = zoo.topology_index[rows], ZooPrograms(zoo)
+        topology_index, programs = zoo.topology_index[rows], ZooPrograms(zoo, parts)
         bundles = []
         for members in structures.values():
             positions = np.flatnonzero(np.isin(topology_index, members))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -61,10 +61,11 @@ class ZooPrograms:
 
     Args:
         zoo: An open zoo.
+        parts: Of its corpora whose inputs are given; methods get no others than those of training and validation.
     """
 
-    def __init__(self, zoo: Zoo):
-        self._zoo = zoo
+    def __init__(self, zoo: Zoo, parts: Sequence[Part] = PARTS):
+        self._zoo, self._parts = zoo, tuple(parts)
 
     def __call__(self, topology: Topology) -> Program:
         """See `Programs`."""
@@ -86,6 +87,7 @@ class ZooPrograms:
             part: ``"train"``; or ``"val"`` or ``"test"``, of which no network was trained on any image.
             seed: Which ones.
         """
+        self._check(part)
         rng, recipe = np.random.default_rng(seed), self._recipe
         known = (
             [points_of(recipe.corpus)]
@@ -124,8 +126,7 @@ class ZooPrograms:
         names = (recipe.corpus,) if isinstance(recipe, InrRecipe) else recipe.images.corpora
         if corpus is not None and corpus not in names:
             raise UnknownNameError(f"corpus of zoo {self._zoo.name!r}", corpus, names)
-        if part not in PARTS:
-            raise SplitError(f"corpora have no part {part!r}; expected one of {', '.join(PARTS)}")
+        self._check(part)
         if isinstance(recipe, InrRecipe):
             inputs, targets = points_of(recipe.corpus), grey_values(recipe.corpus)
         else:
@@ -136,6 +137,14 @@ class ZooPrograms:
             rows = np.random.default_rng(seed).permutation(rows)[:num_inputs]
         of_inputs = targets[:, rows] if isinstance(recipe, InrRecipe) else targets[rows]
         return torch.from_numpy(inputs[rows]), torch.from_numpy(of_inputs)
+
+    def of_parts(self, parts: Sequence[Part]) -> ZooPrograms:
+        """The same programs with the inputs of other parts of the corpora."""
+        return ZooPrograms(self._zoo, parts)
+
+    def _check(self, part: str) -> None:
+        if part not in self._parts:
+            raise SplitError(f"corpora have no part {part!r} here; expected one of {', '.join(self._parts)}")
 
     @cached_property
     def _recipe(self) -> ClassifierRecipe | InrRecipe:

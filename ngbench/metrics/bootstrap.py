@@ -73,7 +73,8 @@ class Resamples:
             targets: As of the metric.
             seed: Of the draws.
             method: Whose predictions they are.
-            clusters: What rows belong to that are not independent, such as the image of a fit, ``[rows]``; drawn as a whole.
+            clusters: What rows belong to that are not independent, such as the image of a fit, ``[rows]``; drawn as a whole. A
+                row of several, such as a pair of networks, ``[rows, members]``, counts as often as the product of their draws.
             num_resamples: How many draws.
 
         Raises:
@@ -216,14 +217,20 @@ def _checked_stack(metric: Metric, predictions: ArrayLike, targets: ArrayLike) -
 
 def _draws(num_rows: int, clusters: ArrayLike | None, *, seed: int, num_resamples: int) -> Iterator[np.ndarray]:
     """How often each row is drawn, int64 ``[resamples, rows]``, some resamples at a time; clusters are drawn as a whole."""
-    owner = np.arange(num_rows) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    owner = np.arange(num_rows) if clusters is None else _numbers_of(np.asarray(clusters))
     if len(owner) != num_rows:
         raise PredictionsError(f"{len(owner)} clusters do not match {num_rows} rows; expected the cluster of each row")
     num_clusters = int(owner.max()) + 1
     rng, at_once = np.random.default_rng(seed), max(1, _COUNTS_AT_ONCE // num_rows)
     for first in range(0, num_resamples, at_once):
         drawn = rng.integers(num_clusters, size=(min(at_once, num_resamples - first), num_clusters))
-        yield _counts(drawn)[:, owner]
+        counts = _counts(drawn)[:, owner]
+        yield counts if counts.ndim == 2 else counts.prod(axis=2)
+
+
+def _numbers_of(clusters: np.ndarray) -> np.ndarray:
+    """Different clusters numbered from 0, in the shape that they have."""
+    return np.unique(clusters, return_inverse=True)[1].reshape(clusters.shape)
 
 
 def _counts(drawn: np.ndarray) -> np.ndarray:

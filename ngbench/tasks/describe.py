@@ -36,7 +36,7 @@ def _section(task: Task) -> str:
             f"{metric.title} ({'higher' if metric.higher_is_better else 'lower'} is better)" for metric in metrics
         ),
         "chosen on validation by": METRICS[task.selection].title if task.selection in METRICS else task.selection,
-        "loss": task.loss,
+        "loss": task.loss + (f"; the fits of `{task.fitted_as}` are taken over" if task.fitted_as else ""),
         "budget": f"{task.max_epochs} epochs, or {task.num_candidates} candidates of a method without epochs",
         "seeds": str(task.num_seeds),
         "scrambled copies": str(task.num_scrambled),

@@ -30,6 +30,7 @@ class Task(BaseModel):
         metrics: Names of the metrics, the primary one first, by which methods are ranked.
         selection: The metric on the val split by which a method chooses among its epochs and candidates.
         loss: What methods that train by gradients minimise.
+        fitted_as: The task whose fits this one takes over, of methods that can be kept; None for its own.
         split: Name of the split in the zoo file.
         baselines: Trivial methods and anchors that stand beside every result.
         max_epochs: Passes over the training networks that a method may make.
@@ -53,6 +54,7 @@ class Task(BaseModel):
     metrics: tuple[str, ...] = Field(min_length=1)
     selection: str
     loss: str
+    fitted_as: str | None = None
     split: str = "default"
     baselines: tuple[str, ...]
     max_epochs: int = Field(gt=0)

@@ -7,8 +7,9 @@ from sklearn.metrics import accuracy_score, f1_score
 import ngbench
 from ngbench.errors import GraphError, NotApplicableError, PredictionsError, SplitError
 from ngbench.evaluation import Predictions, Result, exam_of, rescore
+from ngbench.evaluation.networks import examples_of, networks_of, problem_of
 from ngbench.evaluation.plots import draw_predictions
-from ngbench.evaluation.protocol import Bench, examples_of, networks_of, problem_of
+from ngbench.evaluation.protocol import Bench
 from ngbench.methods import MethodInfo, methods
 from ngbench.metrics import METRICS
 from ngbench.store import ZooInfo, ZooWriter, open_zoo

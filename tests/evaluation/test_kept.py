@@ -47,9 +47,9 @@ def test_a_run_keeps_each_seed_and_what_it_said_of_the_validation_networks(folde
     from ngbench.loading import GraphDataset
 
     networks = GraphDataset.from_zoo(zoo, rows)
-    np.testing.assert_array_equal(kept.ask("predict", networks), [record.val_predictions for record in kept.records])
+    np.testing.assert_allclose(kept.ask("predict", networks), [record.val_predictions for record in kept.records], rtol=1e-14)
     mean = np.mean([method.predict(networks) for method in kept.methods], axis=0)
-    np.testing.assert_array_equal(kept.residuals(), np.abs(mean - np.array(kept.first.val_targets)))
+    np.testing.assert_allclose(kept.residuals(), np.abs(mean - np.array(kept.first.val_targets)), atol=1e-14)
 
 
 def test_one_seed_is_opened_by_its_folder(folder):

@@ -10,6 +10,7 @@ import torch
 
 from ngbench.alignment import LabelledImages, scores
 from ngbench.errors import MethodError, PredictionsError, SplitError
+from ngbench.evaluation.blinding import shown
 from ngbench.evaluation.merging import MergingImages, matchings, score
 from ngbench.evaluation.merging_items import LARGEST_SET, NOISES, Counts, draw_items
 from ngbench.graph import NeuralGraph, Program, symmetry
@@ -21,6 +22,8 @@ from ngbench.zoo.images import ImagesSpec, load_images
 NUM_GRAPHS, WIDTH = 10, 24
 COUNTS = Counts(pairs=6, recoveries=3, triples=4, sets=2)
 ARCHITECTURE = Mlp(family="mlp", input_shape=(1, 8, 8), width=WIDTH, depth=2, norm="none", num_classes=10)
+
+READS = SimpleNamespace(name="test", access="weights")
 
 
 @lru_cache
@@ -71,7 +74,7 @@ def items():
 
 
 def method(**offers):
-    return SimpleNamespace(info=SimpleNamespace(name="test"), **offers)
+    return SimpleNamespace(info=SimpleNamespace(name="test", access="probes"), **offers)
 
 
 @torch.no_grad()
@@ -245,7 +248,7 @@ def test_matchings_of_networks_of_different_sizes_stand_in_one_array():
     found = draw_items(networks, counts=COUNTS)
     rng = np.random.default_rng(1)
     embedded = [rng.normal(size=(topology.num_nodes, 3)) for topology in found.topologies]
-    taken = matchings(method(embed_nodes=lambda _: embedded), found)
+    taken = matchings(method(embed_nodes=lambda given: [embedded[n] for n in shown(found.networks, READS)[1]]), found)
     assert taken.shape == (len(found.matches), attention_topology().num_nodes)
     assert (
         (taken == -1).sum(1) == [attention_topology().num_nodes - found.topologies[k].num_nodes for k in found.matches[:, 0]]
@@ -297,7 +300,7 @@ def test_numbers_behind_the_last_node_are_refused():
     networks = fake_dataset((attention_topology(), mlp_topology((4, 6, 3))), num_graphs=20, seed=1)
     found = draw_items(networks, counts=COUNTS)
     embedded = [np.zeros((topology.num_nodes, 1)) for topology in found.topologies]
-    taken = matchings(method(embed_nodes=lambda _: embedded), found)
+    taken = matchings(method(embed_nodes=lambda given: [embedded[n] for n in shown(found.networks, READS)[1]]), found)
     row = next(k for k, first in enumerate(found.matches[:, 0]) if found.topologies[first].num_nodes == 13)
     taken[row, 13] = 0
     with pytest.raises(PredictionsError, match="there are numbers behind its 13 nodes; expected -1"):

@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 import ngbench
 from ngbench.errors import ConfigError, NgbenchError, PredictionsError, ResultError, SplitError, UnknownNameError
-from ngbench.evaluation import Predictions, Result, protocol, rescore, run_beside_baselines
+from ngbench.evaluation import Predictions, Result, identity, protocol, rescore, run_beside_baselines
 from ngbench.evaluation.plots import draw_predictions
 from ngbench.evaluation.result import Spread
 from ngbench.loading import GraphDataset
@@ -122,7 +122,7 @@ def test_what_is_finished_is_read_and_not_fitted_again(result, small_zoo_path, t
 
 def test_changed_code_or_settings_are_fitted_again(result, small_zoo_path, tmp_path, monkeypatch):
     CALLS.clear()
-    monkeypatch.setattr(protocol, "_source_digest", lambda cls: "other code")
+    monkeypatch.setattr(identity, "source_digest", lambda cls: "other code")
     ngbench.run("test-recorder", "test-quick", zoo=small_zoo_path, out=tmp_path)
     assert [call[1] for call in CALLS if call[0] == "fit"] == [0]
 

@@ -6,6 +6,7 @@ import pytest
 import ngbench
 from ngbench.errors import PredictionsError
 from ngbench.evaluation import Predictions, exam_of, rescore, retrieval
+from ngbench.methods import MethodInfo, methods
 from ngbench.metrics.retrieval import cosine_similarity, relevance, retrieval_scores
 from ngbench.store import open_zoo
 from ngbench.tasks import TASKS
@@ -128,11 +129,16 @@ def test_what_is_no_vector_of_numbers_for_each_network_is_refused(exam):
 
 def test_a_method_is_asked_for_its_embedding_as_float32(exam):
     class Planted:
-        def embed(self, networks):
-            return np.arange(2 * len(networks), dtype=np.float64).reshape(-1, 2) / 3
+        info = Kept.info
 
-    found = exam.ask(Planted(), fake_dataset(num_graphs=9))
+        def embed(self, networks):
+            return np.stack([bundle.values[:, :2].double().numpy() for bundle in networks.bundles])[0]
+
+    networks = fake_dataset(num_graphs=9)
+    found = exam.ask(Planted(), networks)
     assert (found.dtype, found.shape) == (np.float32, (9, 2))
+    # in the order of the networks, whatever the order in which they were shown
+    np.testing.assert_array_equal(found, networks.bundles[0].values[:, :2].numpy())
 
 
 def test_random_embeddings_score_as_chance_does_and_their_files_give_the_same_again(exam, task, small_zoo_path, tmp_path):
@@ -145,3 +151,56 @@ def test_random_embeddings_score_as_chance_does_and_their_files_give_the_same_ag
     assert result.seeds[0].largest_shift > 0.5
     (folder,) = (path.parent for path in tmp_path.rglob("result.json"))
     assert rescore(folder, zoo=exam.zoo) == (result, [])
+
+
+FITS = []
+
+
+class Kept:
+    """Embeds by the shares of activations in training; what it learned can be saved."""
+
+    info = MethodInfo("kept", "Kept", "weights", invariant=True, any_architecture=True, paper="none")
+    num_parameters = 3
+
+    def fit(self, problem, train, val, context):
+        FITS.append((problem.kind, problem.classes, context.seed))
+        self.shares = np.bincount(train.targets, minlength=len(problem.classes)) / len(train)
+
+    def predict(self, networks):
+        return np.tile(self.shares, (len(networks), 1))
+
+    def embed(self, networks):
+        (bundle,) = networks.bundles
+        order = bundle.index.numpy()
+        return np.outer(bundle.values.double().square().sum(1).sqrt().numpy()[np.argsort(order)], self.shares + 0.1)
+
+    def save(self, folder):
+        np.save(folder / "shares.npy", self.shares)
+
+    @classmethod
+    def load(cls, folder):
+        method = cls()
+        method.shares = np.load(folder / "shares.npy", allow_pickle=False)
+        return method
+
+
+def test_a_method_that_can_be_kept_is_fitted_once_for_both_tasks(task, small_zoo_path, tmp_path, monkeypatch):
+    monkeypatch.setitem(methods._entries, "test-kept", Kept)
+    FITS.clear()
+    options = {"zoo": small_zoo_path, "target": "activation", "out": tmp_path, "seeds": (0, 1)}
+    found = ngbench.run("test-kept", "test-quick", **options)
+    assert [kind for kind, _, _ in FITS] == ["classification", "classification"]
+    assert [seed for _, _, seed in FITS] == [0, 1]
+    again = ngbench.run("test-kept", "classification", **options)
+    assert len(FITS) == 2
+    assert [seed.fit_s for seed in again.seeds] == [seed.fit_s for seed in found.seeds]
+    ngbench.run("test-kept", "test-quick", **{**options, "seeds": (2,)})
+    assert [seed for _, _, seed in FITS] == [0, 1, 2]
+
+
+def test_a_method_that_cannot_be_kept_is_fitted_for_retrieval_itself(task, small_zoo_path, tmp_path, monkeypatch):
+    unkept = type("Unkept", (), {name: getattr(Kept, name) for name in ("info", "num_parameters", "fit", "predict", "embed")})
+    monkeypatch.setitem(methods._entries, "test-unkept", unkept)
+    FITS.clear()
+    ngbench.run("test-unkept", "test-quick", zoo=small_zoo_path, target="activation", out=tmp_path)
+    assert [kind for kind, _, _ in FITS] == ["retrieval"]

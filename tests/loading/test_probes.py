@@ -187,5 +187,5 @@ def test_labelled_inputs_of_classifiers_are_a_part_of_a_corpus(park, part, size)
 def test_labelled_inputs_that_a_zoo_lacks_are_refused(park):
     with pytest.raises(UnknownNameError, match="unknown corpus of zoo 'digits-park' 'digit': did you mean 'digits'"):
         ZooPrograms(park).labelled("train", corpus="digit")
-    with pytest.raises(SplitError, match="corpora have no part 'exam'; expected one of train, val, test"):
+    with pytest.raises(SplitError, match="corpora have no part 'exam' here; expected one of train, val, test"):
         ZooPrograms(park).labelled("exam")

@@ -51,9 +51,9 @@ def _scores(result: Result, names: Sequence[str], is_best: bool, *, has_shift: b
     yield Cell(spread(result, primary), is_best)
     yield Cell(f"{result.interval.low:.3f} … {result.interval.high:.3f}")
     yield Cell(f"{result.scrambled_scores[primary].mean:.3f}")
-    shift = sum(seed.mean_shift for seed in result.seeds) / len(result.seeds)
+    shift = result.mean_shift
     if has_shift:
-        yield Cell("0" if shift == 0 else f"{shift:.3f}" if shift >= 0.0005 else f"{shift:.0e}")
+        yield Cell("—" if shift is None else "0" if shift == 0 else f"{shift:.3f}" if shift >= 0.0005 else f"{shift:.0e}")
     for name in names[1:]:
         yield Cell(spread(result, name) if name in result.scores else "—")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ngbench.evaluation.kept import KeptRun
-from ngbench.evaluation.protocol import networks_of
+from ngbench.evaluation.networks import networks_of
 from ngbench.evaluation.use.networks import OwnModule
 from ngbench.graph import NeuralGraph
 from ngbench.store import Zoo

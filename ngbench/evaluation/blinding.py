@@ -1,0 +1,53 @@
+"""What a method is shown of networks: weights and topology, and nothing by which it could know them again or learn the answer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from ngbench.loading import GraphDataset, ZooPrograms
+from ngbench.loading.probes import PARTS, Programs
+from ngbench.methods import MethodInfo
+
+
+def permitted(networks: GraphDataset, info: MethodInfo) -> GraphDataset:
+    """Networks to learn from; with recipe columns only for a method that says that it reads these."""
+    return networks if info.access == "hyperparameters" else replace(networks, hyperparameters={})
+
+
+def shown(networks: GraphDataset, info: MethodInfo) -> tuple[GraphDataset, np.ndarray]:
+    """Networks as an exam shows them: in random order, under numbers, to be run only by a method that says that it runs them.
+
+    An id tells of digits-inr the image and of a scrambled copy whose copy it is. The order depends on the weights, so that it is
+    another one for each copy.
+
+    Args:
+        networks: What is asked about.
+        info: Of the method that is asked.
+
+    Returns:
+        The networks, and the position of each in `networks`, int64 ``[graphs]``.
+    """
+    digest = hashlib.sha256(b"".join(bundle.values.numpy().tobytes() for bundle in networks.bundles)).digest()
+    order = np.random.default_rng(int.from_bytes(digest[:8], "little")).permutation(len(networks))
+    bundles = networks.batch(order).bundles
+    if info.access == "truth":
+        bundles = tuple(replace(bundle, programs=_of_all_parts(bundle.programs)) for bundle in bundles)
+    elif info.access != "probes":
+        bundles = tuple(replace(bundle, programs=None) for bundle in bundles)
+    columns = {name: column[order] for name, column in networks.hyperparameters.items()}
+    ids = tuple(str(number) for number in range(len(networks)))
+    return permitted(GraphDataset(ids, bundles, None, columns), info), order
+
+
+def _of_all_parts(programs: Programs | None) -> Programs | None:
+    return programs.of_parts(PARTS) if isinstance(programs, ZooPrograms) else programs
+
+
+def in_order(answers: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Answers ``[graphs, ...]`` about networks as they were shown, in the order in which they stood before."""
+    found = np.empty_like(answers)
+    found[order] = answers
+    return found
