@@ -250,8 +250,12 @@ class ZooWriter:
         for name, values in self._functional.items():
             write_array(file, f"functional/{name}", np.concatenate(values))
         default = assign(self.info.name, self._split_keys())
-        dataset = write_array(file, "splits/default", default)
-        if self._split_by is not None:
+        # HDF5 places the compressed numbers of a dataset when its last variable lets it go, so these lines decide the file byte
+        # by byte: released zoos were written so.
+        if self._split_by is None:
+            write_array(file, "splits/default", default)
+        else:
+            dataset = write_array(file, "splits/default", default)
             dataset.attrs["by"] = self._split_by
         for name, split in self.splits.items():
             deciding = {column: np.concatenate(self._metadata[column]) for column in split.columns}

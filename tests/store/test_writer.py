@@ -279,3 +279,20 @@ def test_the_split_is_by_a_column_of_names_or_whole_numbers(tiny, tmp_path, name
         StoreWriteError, match=f"split 'default' decides by column '{name}'; expected one of optimizer, width, or"
     ):
         ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns, split_by=name)
+
+
+def test_compressed_numbers_stand_where_released_files_have_them(traced, tmp_path):
+    num_networks, topology = 4200, traced["tanh"]
+    columns = [Column("width", "hyperparameter", "int", "hidden units"), Column("loss", "measurement", "float", "nats")]
+    metadata = {"width": np.arange(num_networks), "loss": np.linspace(0, 1, num_networks)}
+    rows = np.random.default_rng(1).normal(size=(num_networks, topology.num_values)).astype(np.float32)
+
+    def order(**options):
+        with ZooWriter(tmp_path / "a.h5", INFO, columns=columns, **options) as writer:
+            writer.append(topology, rows, ids=[str(index) for index in range(num_networks)], metadata=metadata)
+        with h5py.File(tmp_path / "a.h5") as file:
+            places = {name: file[name].id.get_chunk_info(0).byte_offset for name in ("metadata/loss", "splits/default")}
+        return sorted(places, key=places.get)
+
+    assert order() == ["splits/default", "metadata/loss"]
+    assert order(split_by="width") == ["metadata/loss", "splits/default"]
