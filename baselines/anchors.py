@@ -7,9 +7,11 @@ import numpy as np
 from ngbench.evaluation.functional import comparable_outputs
 from ngbench.loading import GraphDataset
 from ngbench.methods import MethodInfo, Problem, RunContext
+from ngbench.tasks import TASKS, RetrievalPlan
 
 RADIUS = 300.0
-"""Of the sphere that outputs are lifted to, in units of their largest norm: as flat as float64 allows."""
+"""Of the sphere that outputs are lifted to, in units of their largest norm: flat, and not so large that the rounding to float32,
+in which results keep embeddings, changes an order that is not nearly a tie."""
 
 
 class RandomEmbedding:
@@ -95,7 +97,7 @@ class FunctionalDistance:
         Raises:
             GraphError: Only the values of the networks are known.
         """
-        parts = comparable_outputs(networks)
+        parts = comparable_outputs(networks, TASKS["retrieval"].plan(RetrievalPlan).num_inputs)
         lifted = np.zeros((len(networks), sum(outputs.shape[1] + 1 for _, outputs in parts)))
         start = 0
         for positions, outputs in parts:

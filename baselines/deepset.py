@@ -229,7 +229,7 @@ class DeepSet(EmbeddingMethod):
     Config = Config
     Survey = Survey
     tuned: ClassVar = {
-        "classification/digits-inr": {"weight_noise": "0.1", "channels": "48"},
+        "classification/digits-inr": {"weight_noise": "0.1", "channels": "48", "sign_flips": "true"},
         "merging": {"weight_noise": "0", "batch_size": "4"},
     }
 

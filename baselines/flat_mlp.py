@@ -135,7 +135,7 @@ class FlatMLP(TrainedMethod):
     Config = Config
     Survey = Survey
     tuned: ClassVar = {
-        "classification/digits-inr": {"weight_noise": "0.1"},
+        "classification/digits-inr": {"weight_noise": "0.1", "sign_flips": "true"},
     }
 
     def survey(self, train: GraphDataset) -> Survey:

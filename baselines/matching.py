@@ -60,7 +60,7 @@ class ActivationMatching:
         """How nodes are embedded.
 
         Args:
-            num_images: Training images.
+            num_images: Training images, or as many as there are different ones.
         """
 
         num_images: int = 256
@@ -91,7 +91,10 @@ class ActivationMatching:
                 "activation-matching reads what nodes give for training images, and these networks come from no zoo that knows "
                 "them; expected a zoo that ngbench generated"
             )
-        self.images = inputs(self.config.num_images, seed=context.seed)
+        drawn = inputs(self.config.num_images, seed=context.seed)
+        _, first = np.unique(drawn.flatten(1).numpy(), axis=0, return_index=True)
+        self.images = drawn[np.sort(first)]
+        self.info = replace(self.info, num_probes=len(first))
 
     @torch.no_grad()
     def embed_nodes(self, networks: GraphDataset) -> list[np.ndarray]:

@@ -250,7 +250,13 @@ class NGGNN(EmbeddingMethod):
     tuned: ClassVar = {
         "generalization/digits-park": {"weight_noise": "0"},
         "classification/digits-park": {"weight_noise": "0"},
-        "classification/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "30"},
+        "classification/digits-inr": {
+            "reverse_edges": "true",
+            "weight_noise": "0.1",
+            "sign_flips": "true",
+            "learning_rate": "0.004",
+            "epochs": "40",
+        },
         "merging": {"reverse_edges": "true", "num_layers": "2", "weight_noise": "0", "batch_size": "4", "epochs": "30"},
     }
 

@@ -32,7 +32,6 @@ class Config:
             that finds the networks to be permutations of one another is the last. Of 58 transformers of `digits-park` and
             their permuted twins one run finds 55, five find all but one whose units differ by less than rounding.
         max_sweeps: Passes over all indices in a run, at most.
-        seed: Seeds orders and starts.
 
     Raises:
         ConfigError: A number is out of range.
@@ -40,7 +39,6 @@ class Config:
 
     num_starts: int = 5
     max_sweeps: int = 100
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("num_starts", "max_sweeps"):
@@ -75,9 +73,11 @@ class WeightMatching:
 
     def __init__(self, config: Config | None = None):
         self.config = config or Config()
+        self.seed = 0
 
     def fit(self, problem: Problem, train: GraphDataset, val: GraphDataset, context: RunContext) -> None:
-        """Learns nothing."""
+        """Learns nothing; the seed of the context is that of orders and starts, which is 0 before."""
+        self.seed = context.seed
 
     def match(self, first: GraphDataset, second: GraphDataset) -> list[GroupElement]:
         """For each pair of networks, paired by position, the element that brings the second closest to the first.
@@ -99,7 +99,7 @@ class WeightMatching:
         pair = Pair(first, second)
         runs: list[Permutations] = []
         for start in range(self.config.num_starts):
-            rng = np.random.default_rng([self.config.seed, start])
+            rng = np.random.default_rng([self.seed, start])
             permutations = pair.random_start(int(rng.integers(2**63))) if start else {}
             runs.append(pair.descend(permutations, rng=rng, max_sweeps=self.config.max_sweeps))
             if pair.is_best(runs[-1]):

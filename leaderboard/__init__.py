@@ -1,4 +1,4 @@
-"""The leaderboard: takes submitted predictions, checks and scores them again, and gives the table and its page.
+"""The place of the leaderboard, which does not exist yet: submitted predictions, scored again, with their table and page.
 
-It imports ngbench and knows no baseline: to the leaderboard, a method is its name and its predictions.
+It will import ngbench and know no baseline: to the leaderboard, a method is its name and its predictions.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from ngbench.errors import ConfigError, MethodError, NotApplicableError
+from ngbench.errors import ConfigError, MethodError, NotApplicableError, RegistrationError
 from ngbench.loading import GraphDataset
 from ngbench.metrics import METRICS
 from ngbench.progress import Progress, silent
 from ngbench.registry import Registry, load_object
-from ngbench.tasks import Kind
+from ngbench.tasks import TASKS, Kind, Task
 
 Access = Literal["none", "hyperparameters", "weights", "probes", "truth"]
 
@@ -242,16 +243,50 @@ def is_applicable(name: str, kind: Kind) -> bool:
     return any(hasattr(found, call) for call in CALLS[kind]) and (not found.info.kinds or kind in found.info.kinds)
 
 
-def check_applicable(name: str, kind: Kind) -> None:
-    """Whether a method solves problems of a kind.
+def why_not_applicable(name: str, task: Task) -> str | None:
+    """Why a method does not answer a task, in one clause; None where it does."""
+    if is_applicable(name, task.kind):
+        return None
+    others = [other.name for other in TASKS.values() if is_applicable(name, other.kind)]
+    reasons = [f"answers {' and '.join(others)} alone"] if others else []
+    if not any(hasattr(method_class(name), call) for call in CALLS[task.kind]):
+        reasons.insert(0, f"has no {' or '.join(CALLS[task.kind])}")
+    return f"method {name!r} is not applicable to {task.name}: it {', and '.join(reasons)}"
+
+
+def check_applicable(name: str, task: Task) -> None:
+    """Whether a method answers a task.
 
     Raises:
-        NotApplicableError: It lacks the calls, or says that it does not.
+        NotApplicableError: It lacks the calls, or says that it does not; the text names methods that do.
     """
-    if not is_applicable(name, kind):
-        offers = any(hasattr(method_class(name), call) for call in CALLS[kind])
-        lack = "says so itself" if offers else f"has no {' or '.join(CALLS[kind])}"
-        raise NotApplicableError(f"method {name!r} is not applicable to {kind}: it {lack}; choose another method or task")
+    reason = why_not_applicable(name, task)
+    if reason is not None:
+        raise NotApplicableError(f"{reason}; expected one of {', '.join(_methods_for(task.kind))}")
+
+
+def _methods_for(kind: Kind) -> list[str]:
+    found = []
+    for name in methods:
+        # one that does not load, or is no method, is none to choose
+        with contextlib.suppress(RegistrationError, MethodError):
+            if is_applicable(name, kind):
+                found.append(name)
+    return found
+
+
+def check_budget(name: str, settings: Mapping[str, str] | None, task: Task) -> None:
+    """Whether settings keep a method within the budget of a task.
+
+    Raises:
+        ConfigError: They ask for more epochs, or are wrong.
+    """
+    epochs = getattr(getattr(make_method(name, settings), "config", None), "epochs", 0)
+    if isinstance(epochs, int) and epochs > task.max_epochs:
+        raise ConfigError(
+            f"setting 'epochs' of method {name!r} is {epochs}, beyond the budget of task {task.name!r}; expected at most "
+            f"{task.max_epochs} epochs"
+        )
 
 
 def make_method(name: str, settings: Mapping[str, str] | None = None, *, task: str | None = None, zoo: str | None = None) -> Any:

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 
 from ngbench.errors import ConfigError, MethodError, NotApplicableError, RegistrationError, UnknownNameError
-from ngbench.methods import CALLS, Method, MethodInfo, check_applicable, make_method, method_class, methods
+from ngbench.methods import (
+    CALLS,
+    Method,
+    MethodInfo,
+    check_applicable,
+    check_budget,
+    is_applicable,
+    make_method,
+    method_class,
+    methods,
+    why_not_applicable,
+)
+from ngbench.tasks import TASKS
 
 INFO = MethodInfo(name="probe", title="Probe", access="weights", invariant=False, any_architecture=True, paper="none")
 
@@ -34,6 +47,17 @@ class Configured(Bare):
         pooling: str = "mean"
         residual: bool = True
         widths: tuple[int, ...] = (3, 5)
+
+    def __init__(self, config):
+        self.config = config
+
+
+class Trained(Bare):
+    """A method that trains for epochs."""
+
+    @dataclass(frozen=True)
+    class Config:
+        epochs: int = 30
 
     def __init__(self, config):
         self.config = config
@@ -72,6 +96,15 @@ class OnlyClasses(Bare):
     info = dataclasses.replace(INFO, kinds=("classification",))
 
 
+class Silent:
+    """A method that can be fitted, and then says nothing."""
+
+    info = INFO
+
+    def fit(self, problem, train, val, context):
+        pass
+
+
 class Matching:
     """A method that matches neurons, and predicts nothing."""
 
@@ -89,7 +122,7 @@ class Matching:
 def registered(monkeypatch):
     """The registry with the classes of this file and nothing else."""
     entries = {"bare": Bare, "configured": Configured, "strict": Strict, "lacking": Lacking, "number": NO_METHOD}
-    entries |= {"only-classes": OnlyClasses, "matching": Matching}
+    entries |= {"only-classes": OnlyClasses, "matching": Matching, "silent": Silent, "trained": Trained, "gone": "gone:Method"}
     monkeypatch.setattr(methods, "_entries", entries)
     monkeypatch.setattr(methods, "_discovered", True)
 
@@ -169,16 +202,44 @@ def test_what_offers_no_method_is_refused_with_what_it_lacks():
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
-    ("name", "kind", "text"),
+    ("name", "task", "reason"),
     [
-        ("bare", "retrieval", "method 'bare' is not applicable to retrieval: it has no embed; choose another method or task"),
-        ("bare", "merging", "method 'bare' is not applicable to merging: it has no embed_nodes or match"),
-        ("only-classes", "regression", "method 'only-classes' is not applicable to regression: it says so itself"),
+        ("bare", "retrieval", "it has no embed, and answers classification and generalization alone"),
+        ("bare", "merging", "it has no embed_nodes or match, and answers classification and generalization alone"),
+        ("only-classes", "generalization", "it answers classification alone"),
+        ("matching", "classification", "it has no predict, and answers merging alone"),
+        ("silent", "merging", "it has no embed_nodes or match"),
     ],
 )
-def test_a_method_that_lacks_the_call_or_says_so_is_not_applicable(name, kind, text):
-    with pytest.raises(NotApplicableError, match=text):
-        check_applicable(name, kind)
+def test_a_method_that_lacks_the_call_or_says_so_is_not_applicable(name, task, reason):
+    text = f"method '{name}' is not applicable to {task}: {reason}"
+    assert why_not_applicable(name, TASKS[task]) == text
+    with pytest.raises(NotApplicableError, match=f"{text}; expected one of "):
+        check_applicable(name, TASKS[task])
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_methods_that_are_offered_instead_answer_the_task_and_load():
+    with pytest.raises(NotApplicableError) as caught:
+        check_applicable("bare", TASKS["merging"])
+    offered = str(caught.value).partition("expected one of ")[2].split(", ")
+    assert offered == ["matching"]
+    with pytest.raises(NotApplicableError, match=r"expected one of bare, configured, strict, trained$"):
+        check_applicable("matching", TASKS["generalization"])
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(("epochs", "is_within"), [("1", True), ("60", True), ("61", False), ("100", False)])
+def test_settings_beyond_the_budget_of_the_task_are_refused(epochs, is_within):
+    text = f"setting 'epochs' of method 'trained' is {epochs}, beyond the budget of task 'merging'; expected at most 60 epochs"
+    with nullcontext() if is_within else pytest.raises(ConfigError, match=text):
+        check_budget("trained", {"epochs": epochs}, TASKS["merging"])
+
+
+@pytest.mark.usefixtures("registered")
+def test_methods_without_epochs_have_no_budget_to_pass():
+    check_budget("bare", None, TASKS["merging"])
+    check_budget("configured", {"width": "100"}, TASKS["merging"])
 
 
 @pytest.mark.usefixtures("registered")
@@ -187,7 +248,7 @@ def test_a_method_that_lacks_the_call_or_says_so_is_not_applicable(name, kind, t
     [("bare", "regression"), ("bare", "classification"), ("only-classes", "classification"), ("matching", "merging")],
 )
 def test_a_method_with_one_of_the_calls_is_applicable(name, kind):
-    check_applicable(name, kind)
+    assert is_applicable(name, kind)
 
 
 @pytest.mark.usefixtures("registered")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -29,8 +29,8 @@ NUM_NORMALIZATIONS = 5
 LARGEST_NOISE = 1.0
 """Most noise on the copy of a network in training, in standard deviations of each tensor's values."""
 
-NOISE_OF_SCORE = 0.3
-"""Noise on the copies of validation networks, likewise."""
+NOISE_OF_SCORE = 1.0
+"""Noise on the copies of validation networks, likewise: so much that neurons are missed; at 0.3 one epoch finds them all."""
 
 NUM_IMAGES = 64
 """Training images of a step on which networks between two others are run."""
@@ -141,7 +141,7 @@ class Alignment(Objective):
     For each network a copy is permuted at random and made noisy; the loss is the cross-entropy of the known permutation
     under soft ones, normalised from the similarities of node embeddings. Beside it stands that of the networks on the way from
     one to another: the other is moved by soft permutations, the two are mixed at random, and the mixture is run on training
-    images. Pairs are the neighbours in a batch.
+    images of their corpus. Pairs are the neighbours among the networks of one corpus in a batch.
 
     Mena et al., ICLR 2018, for soft permutations; Peña et al., CVPR 2023, for the loss between networks.
 
@@ -159,10 +159,12 @@ class Alignment(Objective):
 
     def __init__(self, train: GraphDataset, *, barrier_weight: float):
         self.barrier_weight = barrier_weight
-        self.images, self.labels = _images(train) if barrier_weight else (torch.empty(0), torch.empty(0))
+        self.corpora: list[str] = []
+        self.images: dict[str, tuple[Tensor, Tensor]] = {}
         if barrier_weight:
             for bundle in train.bundles:
                 _check_plain(bundle.topology)
+            self.corpora, self.images = _images(train)
 
     def loss(self, module: Any, batch: GraphBatch, index: Tensor) -> Tensor:
         """The summed loss of a batch of training networks."""
@@ -173,7 +175,8 @@ class Alignment(Objective):
             for bundle, moves, (own, of_copy) in zip(batch.bundles, permutations, embedded, strict=True):
                 total = total + len(bundle) * self._of_copies(bundle.topology, own, of_copy, moves)
                 if self.barrier_weight:
-                    total = total + self.barrier_weight * self.between(bundle, own)
+                    corpora = [self.corpora[place] for place in index[bundle.index].tolist()]
+                    total = total + self.barrier_weight * self.between(bundle, own, corpora=corpora)
         return total
 
     def _of_copies(self, topology: Topology, own: Tensor, of_copy: Tensor, moves: dict[str, Tensor]) -> Tensor:
@@ -185,19 +188,32 @@ class Alignment(Objective):
             losses.append(-logits.gather(1, moves[matched.groups[0]][:, None]).mean())
         return torch.stack(losses).mean()
 
-    def between(self, bundle: GraphBundle, own: Tensor) -> Tensor:
-        """Summed loss of networks between each one and the next."""
+    def between(self, bundle: GraphBundle, own: Tensor, *, corpora: Sequence[str]) -> Tensor:
+        """Summed loss of networks between each one and the next of the same corpus.
+
+        Args:
+            bundle: The networks.
+            own: Embeddings of their nodes, ``[nodes, graphs, channels]``.
+            corpora: Name of the corpus of each network.
+        """
+        total = own.new_zeros(())
+        for corpus in dict.fromkeys(corpora):
+            rows = torch.tensor([row for row, name in enumerate(corpora) if name == corpus], device=own.device)
+            if len(rows) > 1:
+                total = total + self._between(bundle.rows(rows), own[:, rows], *self.images[corpus])
+        return total
+
+    def _between(self, bundle: GraphBundle, own: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """The same of networks that all classify the same images."""
         topology, num_graphs = bundle.topology, len(bundle)
-        if num_graphs < 2:
-            return own.new_zeros(())
         soft = {}
         for matched in matched_groups(topology):
             found = log_soft_permutations(similarities(topology, matched, own, own.roll(-1, 1))).exp()
             soft |= dict.fromkeys(matched.groups, found)
         share = torch.rand(num_graphs, 1, device=own.device)
         values = (1 - share) * bundle.values + share * soften(topology, soft, bundle.values.roll(-1, 0))
-        chosen = torch.randint(len(self.images), (NUM_IMAGES,))
-        images, labels = (tensor[chosen].to(own.device) for tensor in (self.images, self.labels))
+        chosen = torch.randint(len(images), (NUM_IMAGES,))
+        images, labels = (tensor[chosen].to(own.device) for tensor in (images, labels))
         logits = replace(bundle, values=values).activations(images)[_outputs(topology)].permute(1, 0, 2)
         # of two networks with different activations there is none between
         alike = bundle.variant == bundle.variant.roll(-1, 0)
@@ -301,12 +317,13 @@ def _check_plain(topology: Topology) -> None:
             )
 
 
-def _images(train: GraphDataset) -> tuple[Tensor, Tensor]:
-    """Training images of the networks and their labels."""
+def _images(train: GraphDataset) -> tuple[list[str], dict[str, tuple[Tensor, Tensor]]]:
+    """The corpus of each network, and training images of each corpus with their labels."""
     programs: Any = train.bundles[0].programs
     if not getattr(programs, "gives_classes", False):
         raise GraphError(
             "networks between two others are run on images that a zoo's networks were trained to classify, and these are of no "
             "such zoo; expected networks of one, or barrier_weight 0"
         )
-    return programs.labelled("train", MOST_IMAGES)
+    corpora = programs.corpora_of(train.ids)
+    return corpora, {name: programs.labelled("train", MOST_IMAGES, corpus=name) for name in dict.fromkeys(corpora)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from baselines.fitting.alignment import Alignment
 from baselines.fitting.objectives import Objective, objective
+from baselines.fitting.sign_flips import flipped
 from ngbench.loading import GraphBatch, GraphDataset
 from ngbench.methods import Problem
 
@@ -105,6 +106,8 @@ class Stepper:
 
     def backward(self, batch: Any, index: Tensor, num_networks: int) -> Tensor:
         """Adds the gradients of a batch, whose loss counts by its share of the networks of the step; gives that share."""
+        if self.state.settings.sign_flips and isinstance(batch, GraphBatch):
+            batch = flipped(batch)
         with self.state.settings.autocast(self.device):
             loss = self.objective.loss(self.state.module, batch, index) / num_networks
         loss.backward()

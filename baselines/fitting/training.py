@@ -82,6 +82,8 @@ class Training:
             The last bits of a result depend on the number too.
         barrier_weight: Where neurons are to be matched, weight of the loss of networks between two others beside that of
             known permutations; see `baselines.fitting.alignment`.
+        sign_flips: Whether units with an odd activation get random signs in each step, which leave the function of a network as
+            it is; see `baselines.fitting.sign_flips`. Tables of features have none.
 
     Raises:
         ConfigError: A number is out of range.
@@ -97,6 +99,7 @@ class Training:
     precision: str = "float32"
     num_threads: int = 1
     barrier_weight: float = 1.0
+    sign_flips: bool = False
 
     def __post_init__(self) -> None:
         self.check_positive("epochs", "batch_size", "learning_rate", "clip_norm", "num_threads")

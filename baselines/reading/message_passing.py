@@ -607,6 +607,11 @@ def product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return Convolution.apply(vectors, weight, bias) if _convolves(vectors) else functional.linear(vectors, weight, bias)
 
 
+def product_alone(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What `product` gives of ``[rows, graphs, channels]``, without a way back."""
+    return _convolved(vectors, weight, bias) if _convolves(vectors) else functional.linear(vectors, weight, bias)
+
+
 def product_gradients(grad: Tensor, vectors: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """What `product` sends back to its vectors and to its weight.
 
@@ -632,8 +637,7 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, vectors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``vectors @ weight.T + bias``."""
         ctx.save_for_backward(vectors, weight)
-        images = _as_images(_in_larger_images(vectors))
-        return _as_vectors(functional.conv2d(images, weight[:, :, None, None], bias)).reshape(*vectors.shape[:2], -1)
+        return _convolved(vectors, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -641,6 +645,11 @@ class Convolution(torch.autograd.Function):
         vectors, weight = ctx.saved_tensors
         grad_vectors, grad_weight = _convolution_gradients(grad, vectors, weight, of_vectors=ctx.needs_input_grad[0])
         return grad_vectors, grad_weight, grad.sum((0, 1)) if ctx.needs_input_grad[2] else None
+
+
+def _convolved(vectors: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    images = _as_images(_in_larger_images(vectors))
+    return _as_vectors(functional.conv2d(images, weight[:, :, None, None], bias)).reshape(*vectors.shape[:2], -1)
 
 
 def _convolution_gradients(grad: Tensor, vectors: Tensor, weight: Tensor, *, of_vectors: bool) -> tuple[Tensor, Tensor]:

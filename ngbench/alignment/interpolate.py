@@ -10,9 +10,6 @@ from torch import Tensor
 
 from ngbench.graph import Program
 
-NUM_POINTS = 25
-"""Points of a line, both ends among them."""
-
 _CELLS = 2**15
 """Networks times images of one call, so that what all nodes give stays small."""
 
@@ -30,19 +27,20 @@ class LabelledImages:
     labels: Tensor
 
 
-def points() -> Tensor:
+def points(num_points: int) -> Tensor:
     """Where the networks of a line stand, from 0, the first network, to 1, the second, float64 ``[points]``."""
-    return torch.linspace(0, 1, NUM_POINTS, dtype=torch.float64)
+    return torch.linspace(0, 1, num_points, dtype=torch.float64)
 
 
-def line(first: Tensor, second: Tensor) -> Tensor:
+def line(first: Tensor, second: Tensor, num_points: int) -> Tensor:
     """The networks between pairs of others, value rows ``[pairs, points, values]``.
 
     Args:
         first: Value rows ``[pairs, values]``.
         second: Value rows ``[pairs, values]`` on the same topology, brought to the first's nodes before.
+        num_points: Both ends among them.
     """
-    share = points().to(first)[:, None]
+    share = points(num_points).to(first)[:, None]
     return (1 - share) * first[:, None] + share * second[:, None]
 
 
@@ -51,7 +49,7 @@ class Curves:
     """Losses and accuracies of the networks of lines.
 
     Args:
-        loss: Mean cross-entropy in nats, float64 ``[pairs, points]``.
+        loss: Mean cross-entropy in nats, float64 ``[pairs, points]``, of an odd number of points.
         accuracy: Share of images that are classified right, float64 ``[pairs, points]``.
     """
 
@@ -61,7 +59,7 @@ class Curves:
     @property
     def excess(self) -> np.ndarray:
         """Loss above the straight line between the losses of both ends, ``[pairs, points]``."""
-        share = points().numpy()
+        share = points(self.loss.shape[1]).numpy()
         return self.loss - ((1 - share) * self.loss[:, :1] + share * self.loss[:, -1:])
 
     @property
@@ -76,12 +74,12 @@ class Curves:
     @property
     def barrier_area(self) -> np.ndarray:
         """The excess averaged over the line by the trapezoidal rule, in nats, ``[pairs]``; negative where it is below."""
-        return np.trapezoid(self.excess, dx=1 / (NUM_POINTS - 1), axis=1)
+        return np.trapezoid(self.excess, dx=1 / (self.loss.shape[1] - 1), axis=1)
 
     @property
     def midpoint_accuracy(self) -> np.ndarray:
         """Accuracy of the network half way, ``[pairs]``."""
-        return self.accuracy[:, NUM_POINTS // 2]
+        return self.accuracy[:, self.accuracy.shape[1] // 2]
 
     @property
     def endpoint_accuracy(self) -> np.ndarray:

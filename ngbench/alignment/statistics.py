@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ngbench.alignment.interpolate import line
 from ngbench.graph import Program, Topology
 from ngbench.graph.program import Shown
 from ngbench.graph.rescaling import norm_source
@@ -57,13 +58,11 @@ class Moments:
         means, squares = (torch.cat(both) for both in zip(*parts, strict=True))
         return cls(means, (squares - means.square()).clamp(min=0).sqrt())
 
-    def mixed(self, shares: Tensor) -> Moments:
-        """Weighted means of several networks' moments.
-
-        Args:
-            shares: ``[mixtures, graphs]``; each row adds up to 1.
-        """
-        return Moments(shares.to(self.mean) @ self.mean, shares.to(self.std) @ self.std)
+    @classmethod
+    def between(cls, first: Moments, second: Moments, num_points: int) -> Moments:
+        """Those that the networks on lines should have, averaged as their values are by `line`, ``[pairs * points, nodes]``."""
+        ends = (first.mean, second.mean), (first.std, second.std)
+        return cls(*(line(*both, num_points).flatten(0, 1) for both in ends))
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ def _check(first: Topology, second: Topology, embeddings: tuple[np.ndarray, np.n
         return block.name, block.source, block.target, block.pattern, block.kernel, block.parameter is None
 
     for mine, theirs, what in (
-        ([(g.name, g.role) for g in first.groups], [(g.name, g.role) for g in second.groups], "groups"),
+        (*([(g.name, g.role, g.activation) for g in topology.groups] for topology in (first, second)), "groups"),
         ([shape_of(block) for block in first.blocks], [shape_of(block) for block in second.blocks], "blocks"),
         ([(s.owner, s.feature) for s in first.slots], [(s.owner, s.feature) for s in second.slots], "parameters"),
     ):

@@ -56,9 +56,9 @@ def audit(
     must not move. Exits with 1 where a method declares what the measurements deny.
 
     \b
-      ngbench audit --method ng-gnn
-      ngbench audit --method flat-mlp --method deepset --scales --signs
-      ngbench audit --all --out audit.json
+    ngbench audit --method ng-gnn
+    ngbench audit --method flat-mlp --method deepset --scales --signs
+    ngbench audit --all --out audit.json
     """  # noqa: D301 - click looks for a backspace, not for a backslash
     import sys
 
@@ -91,9 +91,10 @@ def _run(names: Sequence[str], options: dict[str, Any], *, quiet: bool) -> list[
     from ngbench.evaluation.audit import audit_method
     from ngbench.methods import check_applicable, make_method
     from ngbench.store import open_zoo
+    from ngbench.tasks import TASKS
 
     for name in names:
-        check_applicable(name, "regression")
+        check_applicable(name, TASKS["generalization"])
         make_method(name, options["settings"])
     for zoo in options["zoos"]:
         open_zoo(zoo)

@@ -45,19 +45,19 @@ def bench(
     NAMES are tables, or rows of the tables reading and configurations; without any the first three tables are measured:
 
     \b
-      reading         reading, tracing and batching of networks
-      methods         training, inference and memory of each method on the shipped zoos
-      configurations  models of the papers, beside the speed of their authors' code
-      growth          a training step on MLPs from 32 to 1024 units wide
-      large           a training step and an embedding of a ResNet-50: minutes, and gigabytes
+    reading         reading, tracing and batching of networks
+    methods         training, inference and memory of each method
+    configurations  models of the papers, beside their authors' code
+    growth          a training step on MLPs from 32 to 1024 units wide
+    large           a ResNet-50: minutes, and gigabytes
 
     Each method on a case runs in a process of its own. Heavy models run only when their name is given, or --method and --case
     together. Ctrl-C prints what there is so far.
 
     \b
-      ngbench bench cnn-gnn                      one model of the papers, however heavy
-      ngbench bench --method ng-gnn --case inr   a method on a case, and the models of the papers that are of both
-      ngbench bench growth --picture growth.png
+    ngbench bench cnn-gnn                       a model, however heavy
+    ngbench bench --method ng-gnn --case inr    a method, and models of both
+    ngbench bench growth --picture growth.png
     """  # noqa: D301 - click reads the character
     import sys
 

@@ -12,19 +12,21 @@ import click
 from ngbench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from ngbench.evaluation import Result
     from ngbench.evaluation.result import IntervalRecord, Spread
+    from ngbench.tasks import Task
 
 INTERRUPTED = 130
 
 LISTED = 7
-"""Metrics that a terminal has room for; the result file has all."""
+"""Metrics of a table at most; where a terminal has no room for them the first ones, and the result file has all."""
 
 
 class SeedList(click.ParamType):
-    """How many seeds, counted from 0, as ``3``; or which, as ``0,1,2`` or ``0-4``."""
+    """How many seeds, counted from 0, as ``3``; or which, as ``0,1,2`` or ``0-4``, or ``5-5`` for one."""
 
     name = "seeds"
 
@@ -39,7 +41,8 @@ class SeedList(click.ParamType):
             seeds = tuple(seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1))
         except ValueError:
             seeds = ()
-        return seeds or self.fail(f"{value!r} is no number of seeds and no list of them; expected 3, or 0,1,2 or 0-4", param, ctx)
+        expected = "expected a number such as 3, or a list such as 0,1,2 or 0-4, or 5-5 for one"
+        return seeds or self.fail(f"{value!r} is no number of seeds and no list of them; {expected}", param, ctx)
 
 
 @click.command()
@@ -55,7 +58,12 @@ class SeedList(click.ParamType):
     "--split", default=None, help="Split of the zoo, such as one that tests on wider networks.  [default: the task's own]"
 )
 @click.option("--target", default=None, help="Column that is asked about, such as optimizer.  [default: the first of the task]")
-@click.option("--seeds", type=SeedList(), default="1", show_default=True, help="How many, or which, as 0,1,2 or 0-4.")
+@click.option(
+    "--seeds",
+    type=SeedList(),
+    default="1",
+    help="How many (3 is 0, 1 and 2), or which: 0,1,2 or 0-4; one alone as 5-5.  [default: 1, which is seed 0]",
+)
 @click.option("--suite", "suite_name", default=None, help="Every method on every task and zoo of a suite, such as digits.")
 @click.option("--jobs", type=click.IntRange(min=1), default=None, help="Cells of a suite at once.  [default: one a core]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method. Repeat for several.")
@@ -83,13 +91,14 @@ def run(
     What was finished before with the same code and settings is not run again; what was interrupted goes on.
 
     \b
-    ngbench run --method ng-gnn --task classification --zoo digits-park --target optimizer
-    ngbench run --suite digits --seeds 3          every method on every task
+    ngbench run --method ng-gnn --task classification --zoo digits-park
+    ngbench run --suite digits --seeds 3    every method on every task
     """  # noqa: D301 - click reads the character
     import sys
 
     # A method of one's own is named by a path from the current folder.
     sys.path.insert(0, str(Path.cwd()))
+    check_folder("--out", out)
     if suite_name is not None:
         given = {"--task": task, "--zoo": zoo, "--split": split, "--target": target, "--set": settings or None}
         _run_suite(suite_name, methods, seeds, jobs, out=out, device=device, as_json=as_json, given=given)
@@ -102,10 +111,11 @@ def run(
     from ngbench.evaluation import run_beside_baselines
 
     found: dict[str, Result] = {}
+    missing: dict[str, str] = {}
     try:
         with progress_stages(quiet=as_json) as stages:
             for method in methods:
-                results = run_beside_baselines(
+                comparison = run_beside_baselines(
                     method,
                     task or "generalization",
                     zoo,
@@ -117,15 +127,16 @@ def run(
                     device=device,
                     stages=stages,
                 )
+                missing |= comparison.missing
                 found.update(
                     (result.method, result)
-                    for result in reversed(results)
+                    for result in reversed(comparison.results)
                     if result.method not in methods or result.method == method
                 )
     except KeyboardInterrupt:
         click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None
-    _show(found, methods, zoo, parse_settings(settings), out=out, as_json=as_json)
+    _show(found, methods, zoo, parse_settings(settings), missing=missing, out=out, as_json=as_json)
 
 
 def _run_suite(
@@ -150,7 +161,8 @@ def _run_suite(
 
     extra = [option for option, value in given.items() if value is not None]
     if extra:
-        raise ConfigError(f"{', '.join(extra)} cannot be given beside --suite, which names its own tasks and zoos; leave it out")
+        own = "runs its methods as they are tuned" if extra == ["--set"] else "names its own tasks and zoos"
+        raise ConfigError(f"{', '.join(extra)} cannot be given beside --suite, which {own}; leave it out")
     cells = Suite.load(name).cells(seeds, methods=methods, out=str(out), device=checked_device(device))
     try:
         with live_overview(cells, quiet=as_json) as overview:
@@ -170,6 +182,24 @@ def _run_suite(
         raise click.exceptions.Exit(1)
 
 
+def check_folder(option: str, path: Path) -> None:
+    """Whether a folder exists, or can be made, and files can be written into it.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    import tempfile
+
+    place = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    try:
+        Path(tempfile.mkdtemp(dir=place)).rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {path} cannot be written to, since {place} takes no new folder ({error.strerror}); expected a folder that "
+            "you may write to, or one that can be made"
+        ) from error
+
+
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:
     """Settings typed as ``KEY=VALUE``.
 
@@ -184,9 +214,16 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _show(
-    found: dict[str, Result], methods: Sequence[str], zoo_name: str | None, settings: dict[str, str], *, out: Path, as_json: bool
+    found: dict[str, Result],
+    methods: Sequence[str],
+    zoo_name: str | None,
+    settings: dict[str, str],
+    *,
+    missing: Mapping[str, str],
+    out: Path,
+    as_json: bool,
 ) -> None:
-    from ngbench.evaluation import run_folder
+    from ngbench.evaluation import Result, run_folder
     from ngbench.evaluation.plots import draw_predictions
     from ngbench.store import open_zoo
     from ngbench.tasks import TASKS
@@ -199,18 +236,28 @@ def _show(
     pictures = {name: path for name, path in drawn.items() if path is not None}
     if as_json:
         rows = [{**json.loads(found[name].model_dump_json()), "folder": str(folders[name])} for name in found]
-        click.echo(json.dumps({"results": rows, "pictures": {name: str(path) for name, path in pictures.items()}}, indent=2))
+        drawn_at = {name: str(path) for name, path in pictures.items()}
+        click.echo(json.dumps({"results": rows, "missing": dict(missing), "pictures": drawn_at}, indent=2))
         return
     from ngbench.cli.screen import console
 
     screen = console()
     results = list(found.values())
     screen.print()
-    screen.print(score_table(results))
-    names = ", ".join(_sign(name) for name in task.metrics[:LISTED])
+    made, listed = score_table(results, screen)
+    screen.print(made)
+    names = ", ".join(_sign(name) for name in listed)
+    left = len(task.metrics) - len(listed)
+    moves = "; shift: how far answers then move" if any(result.mean_shift is not None for result in results) else ""
+    more = f"; {left} more in result.json" if left else ""
     worst = f", the worst of {task.num_scrambled}" if task.num_scrambled > 1 else ""
-    legend = f"{names}; scrambled: hidden neurons permuted{worst}; shift: how far answers then move"
+    legend = f"{names}; scrambled: hidden neurons permuted{worst}{moves}{more}"
     screen.print(f"[dim]{legend}[/dim]", soft_wrap=True)
+    if task.caveat is not None:
+        screen.print(task.caveat, soft_wrap=True)
+    for name, reason in missing.items():
+        screen.print(f"{name}: — {reason}", soft_wrap=True, markup=False)
+    _print_notes(task, results)
     screen.print()
     screen.print(cost_table(results))
     for name in methods:
@@ -222,52 +269,85 @@ def _show(
             )
         if name in pictures:
             screen.print(f"picture  {pictures[name]}", soft_wrap=True)
-        screen.print(f"results  {folders[name] / 'result.json'}", soft_wrap=True)
+        kept = Result.load(folders[name])
+        more = "" if len(kept.seeds) == len(found[name].seeds) else f", which keeps all {len(kept.seeds)} seeds"
+        screen.print(f"results  {folders[name] / 'result.json'}{more}", soft_wrap=True)
 
 
-def score_table(results: Sequence[Result]) -> Table:
-    """What each method scores, best first; it fits a terminal of 80 characters."""
+def _print_notes(task: Task, results: Sequence[Result]) -> None:
+    """What sets results apart from the protocol, in a dim line."""
+    from ngbench.cli.screen import console
+
+    fewest = min(len(result.seeds) for result in results)
+    if fewest < task.num_seeds:
+        console().print(f"[dim]{fewest} of the {task.num_seeds} seeds that the protocol asks for[/dim]", soft_wrap=True)
+
+
+def score_table(results: Sequence[Result], screen: Console) -> tuple[Table, list[str]]:
+    """What each method scores, best first, by as many metrics as fit the screen, with the names of these."""
+    from ngbench.cli.screen import fits
+    from ngbench.tasks import TASKS
+
+    listed = list(TASKS[results[0].task].metrics[:LISTED])
+    while len(listed) > 1 and not fits(screen, _scores(results, listed)):
+        listed.pop()
+    return _scores(results, listed), listed
+
+
+def _scores(results: Sequence[Result], listed: Sequence[str]) -> Table:
+    """The table of some metrics, the primary one first; no number is cut."""
     from ngbench.cli.screen import table
+    from ngbench.evaluation.tables import FOREIGN, is_foreign
     from ngbench.tasks import TASKS
 
     first = results[0]
-    listed = TASKS[first.task].metrics[:LISTED]
-    others = [name for name in listed if name != first.primary]
-    several = len(first.seeds) > 1
-    short = [_sign(name) if len(listed) > 5 else _sign(name).split()[-1] for name in listed]
+    several, moves = len(first.seeds) > 1, any(result.mean_shift is not None for result in results)
+    is_short = len(TASKS[first.task].metrics) <= 5
+    heads = [_sign(name).split()[-1] if is_short else _sign(name) for name in listed]
     spread = "± std" if several else f"[{first.interval.confidence:.0%}]"
     count = f"{len(first.seeds)} seeds" if several else f"seed {first.seeds[0].seed}"
     split = "" if first.split == "default" else f", {first.split}"
     target = "" if first.target is None else f" of {first.target}"
-    title = f"{first.task}{target} on {first.zoo} v{first.zoo_version}{split}: {first.seeds[0].num_test:,} test networks, {count}"
-    made = table("method", f"{short[0]} {spread}", "scrambled", "shift", *short[1:], title=title)
+    asked = TASKS[first.task].asked(first.zoo, split=first.split, target=first.target)
+    foreign = f" ({FOREIGN})" if is_foreign(asked, first.zoo) else ""
+    asked_of = f"{first.task}{target} on {first.zoo} v{first.zoo_version}{split}{foreign}"
+    title = f"{asked_of}: {first.seeds[0].num_test:,} test networks, {count}"
+    made = table("method", f"{heads[0]} {spread}", "scrambled", *(["shift"] if moves else []), *heads[1:], title=title)
+    for column in made.columns:
+        column.no_wrap = True
     for result in _best_first(results):
         made.add_row(
-            result.method,
+            short_name(result.method),
             _spread(result.scores[result.primary]) if several else _interval(result.interval),
-            _spread(result.scrambled_scores[result.primary]),
-            _shift(result.mean_shift),
-            *(result.shown(name) for name in others),
+            f"{result.scrambled_scores[result.primary].mean:z.3f}",
+            *([_shift(result.mean_shift)] if moves else []),
+            *(result.shown(name) for name in listed[1:]),
         )
     return made
 
 
 def cost_table(results: Sequence[Result]) -> Table:
     """What each method reads and takes, in the same order."""
-    from ngbench.cli.screen import seconds, size, table
+    from ngbench.cli.screen import seconds, table
+    from ngbench.evaluation.tables import memory
 
     made = table("method", "reads", "parameters", "training", "prediction", "memory", numbers_from=2)
     for result in _best_first(results):
         seeds = result.seeds
         made.add_row(
-            result.method,
+            short_name(result.method),
             result.access,
             f"{seeds[0].num_parameters:,}" if seeds[0].num_parameters else "—",
             seconds(sum(seed.fit_s for seed in seeds) / len(seeds)),
             seconds(sum(seed.predict_s for seed in seeds) / len(seeds)),
-            size(max((seed.peak_memory_bytes for seed in seeds if seed.peak_memory_bytes is not None), default=None)),
+            memory(result),
         )
     return made
+
+
+def short_name(method: str) -> str:
+    """A registered name as it is; of ``package.module:Class`` the class."""
+    return method.rpartition(":")[2]
 
 
 def _shift(mean: float | None) -> str:
@@ -289,7 +369,7 @@ def _sign(metric: str) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{spread.mean:.3f}" + (f" ± {spread.std:.3f}" if spread.std is not None else "")
+    return f"{spread.mean:z.3f}" + (f" ± {spread.std:.3f}" if spread.std is not None else "")
 
 
 def _interval(interval: IntervalRecord, *, signed: bool = False) -> str:
@@ -307,18 +387,19 @@ def evaluate(folders: Sequence[Path], zoo: str | None) -> None:
     """
     from ngbench.cli.screen import console
     from ngbench.evaluation import rescore
+    from ngbench.evaluation.rescoring import numbers_of
     from ngbench.store import open_zoo
 
     screen, differing = console(), 0
     for folder in folders:
         result, differences = rescore(folder, zoo=open_zoo(zoo) if zoo else None)
-        screen.print(score_table([result]))
+        screen.print(score_table([result], screen)[0])
         if not differences:
-            count = sum(2 * len(seed.scores) + len(seed.transfer) for seed in result.seeds)
-            screen.print(f"[green]all {count} scores of {folder} follow from its predictions[/green]", soft_wrap=True)
+            screen.print(f"[green]all {numbers_of(result)} numbers of {folder} follow from its files[/green]", soft_wrap=True)
         for difference in differences:
             numbers = f"stored {difference.stored!r}, scored again {difference.found!r}"
-            screen.print(f"[red]seed {difference.seed}, {difference.name}: {numbers}[/red]")
+            seed = "all seeds" if difference.seed is None else f"seed {difference.seed}"
+            screen.print(f"[red]{seed}, {difference.name}: {numbers}[/red]", soft_wrap=True)
         differing += len(differences)
     if differing:
         raise click.exceptions.Exit(1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -42,19 +43,25 @@ def progress_stages(*, quiet: bool = False) -> Iterator[Stages]:
         TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), _RateColumn(),
         TextColumn("{task.fields[text]}"), TextColumn("left"), TimeRemainingColumn(compact=True),
     ]  # fmt: skip
-    with RichProgress(*columns, console=Console(stderr=True, highlight=False), disable=quiet, expand=True) as bars:
+    bars = RichProgress(*columns, console=Console(stderr=True, highlight=False), disable=quiet, expand=True)
 
-        def stage(label: str, /) -> Progress:
-            for before in bars.tasks:
-                bars.update(before.id, total=before.total or 1, completed=before.total or 1)
-            bar = bars.add_task(label, total=None, text="")
+    def stage(label: str, /) -> Progress:
+        # begun here, since a display without a bar leaves an empty line
+        bars.start()
+        for before in bars.tasks:
+            bars.update(before.id, total=before.total or 1, completed=before.total or 1)
+        bar = bars.add_task(label, total=None, text="")
 
-            def progress(done: int, total: int, text: str = "", /) -> None:
-                bars.update(bar, completed=done, total=total, text=text)
+        def progress(done: int, total: int, text: str = "", /) -> None:
+            bars.update(bar, completed=done, total=total, text=text)
 
-            return progress
+        return progress
 
+    try:
         yield stage
+    finally:
+        if bars.tasks:
+            bars.stop()
 
 
 def table(*headings: str, title: str | None = None, numbers_from: int = 1) -> Table:
@@ -74,23 +81,27 @@ def table(*headings: str, title: str | None = None, numbers_from: int = 1) -> Ta
     return made
 
 
-def histogram(values: np.ndarray, *, low: float, high: float, num_bins: int = 20, width: int = 40) -> Table:
+def fits(screen: Console, made: Table) -> bool:
+    """Whether a screen has room for a table with every cell on one line."""
+    return screen.measure(made, options=screen.options.update(width=10_000)).maximum <= screen.width
+
+
+def histogram(values: np.ndarray, *, edges: Sequence[float], width: int = 40) -> Table:
     """A histogram as rows of bars.
 
     Args:
         values: ``[rows]``.
-        low: Left edge of the first bin.
-        high: Right edge of the last bin.
-        num_bins: Number of bins.
+        edges: Of the bins, rising, in equal steps.
         width: Characters of the longest bar.
     """
-    counts, edges = np.histogram(values, bins=num_bins, range=(low, high))
+    counts, _ = np.histogram(values, bins=list(edges))
+    # two digits of the step tell neighbouring edges apart
+    decimals = max(0, 1 - math.floor(math.log10(edges[1] - edges[0])))
     made = table("from", "to", "networks", "", numbers_from=0)
     made.columns[-1].justify = "left"
     for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True):
-        made.add_row(
-            f"{start:.2f}", f"{stop:.2f}", f"{count:,}", Bar(max(counts.max(), 1), 0, int(count), width=width, color="blue")
-        )
+        bar = Bar(max(counts.max(), 1), 0, int(count), width=width, color="blue")
+        made.add_row(f"{start:.{decimals}f}", f"{stop:.{decimals}f}", f"{count:,}", bar)
     return made
 
 

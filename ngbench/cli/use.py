@@ -50,7 +50,8 @@ def predict(
 
     \b
     ngbench run --method ng-gnn --seeds 3
-    ngbench predict --run runs/generalization/digits-cnn-v1/ng-gnn my_package.models:small_cnn a.pt b.pt
+    ngbench predict --run runs/generalization/digits-cnn-v1/ng-gnn \\
+        my_package.models:small_cnn a.pt b.pt
     """  # noqa: D301 - click reads the character
     from ngbench.evaluation.use import OwnModule, open_run
     from ngbench.evaluation.use import predict as answers_of
@@ -126,7 +127,8 @@ def search(
     Nearest is the largest cosine of the run's embeddings, mean over its seeds. MODULE and WEIGHTS as of `ngbench predict`.
 
     \b
-    ngbench search --run runs/retrieval/digits-park-v1/ng-gnn my_package.models:small_cnn a.pt --top 5
+    ngbench search --run runs/retrieval/digits-park-v1/ng-gnn \\
+        my_package.models:small_cnn a.pt --top 5
     """  # noqa: D301 - click reads the character
     from ngbench.evaluation.use import OwnModule, open_run
     from ngbench.evaluation.use import search as nearest
@@ -158,12 +160,14 @@ def _cell(value: Any) -> str:
 @click.command()
 @click.argument("first", metavar="A", type=_PATH)
 @click.argument("second", metavar="B", type=_PATH)
-@click.option("--module", required=True, help="package.module:factory of both networks, as of `ngbench graph show`.")
+@click.option("--module", required=True, help="package.module:factory of the networks, as of `ngbench graph show`.")
+@click.option("--module-b", default=None, help="That of B, where it is another one, of other widths.")
 @click.option("--images", required=True, help="digits or another corpus, or the folder of a dataset of images with labels.")
 @click.option("--out", type=_PATH, required=True, help="File of the merged state dict: .pt, .pth or .safetensors.")
 @click.option(
-    "--by", default="weight-matching", show_default=True,
-    help="What matches neurons: weight-matching, activation-matching, or the folder of a run, of which the first seed does.",
+    "--by", default=None,
+    help="What matches neurons: weight-matching, activation-matching, or the folder of a run, of which the first seed does.  "
+    "[default: weight-matching; activation-matching where widths differ]",
 )  # fmt: skip
 @click.option("--repair", is_flag=True, help="Estimate normalisation again: of batch norms, or of each unit.")
 @click.option(
@@ -177,9 +181,10 @@ def merge(
     first: Path,
     second: Path,
     module: str,
+    module_b: str | None,
     images: str,
     out: Path,
-    by: str,
+    by: str | None,
     repair: bool,
     mean: str | None,
     std: str | None,
@@ -187,16 +192,20 @@ def merge(
     inputs: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Merge two networks of one module into the mean of their aligned weights.
+    """Merge two networks into the mean of their aligned weights.
 
-    The neurons of B are brought to those of A first, which leaves what B computes as it is. Loss and accuracy are those on images
-    of a corpus that both networks were trained for, of which others, of the training part, are used for matching and --repair.
-    The barrier is the largest loss between A and B above the straight line between both.
+    The neurons of B are brought to those of A first, which leaves what B computes as it is. Where B is of --module-b and has
+    other widths, its neurons are spread over those of A by optimal transport, which changes what B computes. Loss and accuracy
+    are those on images of a corpus that both networks were trained for, of which others, of the training part, are used for
+    matching and --repair. The barrier is the largest loss between A and B above the straight line between both.
 
     \b
-    ngbench merge a.pt b.pt --module my_package.models:mlp --images digits --out merged.pt
+    ngbench merge a.pt b.pt --module my_package.models:mlp \\
+        --images digits --out merged.pt
+    ngbench merge a.pt b.pt --module my_package.models:mlp \\
+        --module-b my_package.models:wide --images digits --out merged.pt
     """  # noqa: D301 - click reads the character
-    from ngbench.evaluation.use import OwnModule, merge_networks, open_run, write_state_dict
+    from ngbench.evaluation.use import KeptRun, OwnModule, merge_networks, open_run, write_state_dict
     from ngbench.evaluation.use.images import OwnImages
     from ngbench.evaluation.use.networks import check_ending
 
@@ -204,14 +213,14 @@ def merge(
     if out.exists() and any(path.exists() and out.samefile(path) for path in (first, second)):
         raise ConfigError(f"--out is {out}, which is one of the networks to merge; expected another name")
     own = OwnModule(module, inputs)
-    graphs = own.network(first), own.network(second)
-    matcher = open_run(Path(by), method=method) if Path(by).is_dir() else by
-    found = merge_networks(
-        own, *graphs, by=matcher, images=OwnImages(images, _numbers("--mean", mean), _numbers("--std", std)), repair=repair
-    )
+    other = own if module_b is None else OwnModule(module_b, inputs)
+    graphs = own.network(first), other.network(second)
+    matcher = open_run(Path(by), method=method) if by is not None and Path(by).is_dir() else by
+    given = OwnImages(images, _numbers("--mean", mean), _numbers("--std", std))
+    found = merge_networks(own, *graphs, by=matcher, images=given, repair=repair, second_module=other)
     write_state_dict(found.entries, out)
     objections: dict[str, Sequence[str]] = {}
-    if not isinstance(matcher, str):
+    if isinstance(matcher, KeptRun):
         objections = {str(path): matcher.domain.objections(graph) for path, graph in zip((first, second), graphs, strict=True)}
     if as_json:
         lines = {"before": found.before, "after": found.after, "repaired": found.repaired}
@@ -233,13 +242,18 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...]:
 def _print_merged(found: Merged, out: Path) -> None:
     from ngbench.cli.screen import console, table
 
-    made = table("", "barrier (nats)", "accuracy half way", "of A", "of B", "loss half way")
-    rows: list[tuple[str, Line | None]] = [("as they are", found.before), ("aligned", found.after), ("repaired", found.repaired)]
+    made = table("", "barrier", "accuracy of A", "half way", "of B", "loss of A", "half way", "of B")
+    is_spread = found.num_moved is None
+    after = "transported" if is_spread else "aligned"
+    rows: list[tuple[str, Line | None]] = [("as they are", found.before), (after, found.after), ("repaired", found.repaired)]
     for name, line in rows:
         if line is not None:
-            a, half, b = line.accuracies
-            made.add_row(name, f"{line.barrier:.3f}", f"{half:.3f}", f"{a:.3f}", f"{b:.3f}", f"{line.losses[1]:.3f}")
+            numbers = (line.barrier, *line.accuracies, *line.losses)
+            made.add_row(name, *("—" if number is None else f"{number:.3f}" for number in numbers))
     screen = console()
     screen.print(made)
-    screen.print(f"moved    {found.num_moved:,} of {found.num_nodes:,} neurons of B", soft_wrap=True)
+    told = "; A and B differ in width, so that nothing lies between them as they are" if is_spread else ""
+    screen.print(f"[dim]loss and barrier in nats{told}[/dim]", soft_wrap=True)
+    count = f"{found.num_nodes:,} neurons of B"
+    screen.print(f"spread   {count} over those of A" if is_spread else f"moved    {found.num_moved:,} of {count}", soft_wrap=True)
     screen.print(f"written  {out}", soft_wrap=True)

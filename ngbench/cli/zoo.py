@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ngbench.errors import ConfigError
+
 
 @click.group()
 def zoo() -> None:
@@ -14,9 +16,10 @@ def zoo() -> None:
 
 @zoo.command("list")
 def list_zoos() -> None:
-    """List the released zoos and the recipes that generate them."""
+    """List the released zoos, and the recipes of `ngbench zoo generate` with what they make."""
     from ngbench.cli.screen import console, size, table
     from ngbench.store import RELEASED, open_zoo, parameters_each
+    from ngbench.zoo.recipe import load_recipe, recipe_names
 
     made = table("zoo", "version", "networks", "parameters each", "file", "sha256", numbers_from=1)
     for name, release in RELEASED.items():
@@ -29,25 +32,34 @@ def list_zoos() -> None:
             size(opened.path.stat().st_size),
             release.sha256[:12],
         )
-    console().print(made)
+    recipes = table("recipe", "runs", "makes", numbers_from=9)
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        recipes.add_row(name, f"{recipe.num_runs:,}", recipe.title)
+    screen = console()
+    screen.print(made)
+    screen.print()
+    screen.print(recipes)
 
 
 @zoo.command()
 @click.argument("name")
-@click.option("--column", default=None, help="Measured column to draw as a histogram.  [default: test_accuracy or psnr]")
+@click.option("--column", default=None, help="Column of numbers to draw as a histogram.  [default: test_accuracy or psnr]")
 def info(name: str, column: str | None) -> None:
-    """Show what is in a zoo, released or a file, and how a measured column is spread."""
+    """Show what is in a zoo, released or a file, and how a column of numbers is spread."""
     from ngbench.cli.screen import console, histogram, size, table
-    from ngbench.errors import UnknownNameError
-    from ngbench.store import main_measurement, open_zoo, summary
+    from ngbench.store import histogram_edges, main_measurement, open_zoo, summary
 
     opened = open_zoo(name)
+    column = column or main_measurement(opened)
+    values = opened.metadata[column]
+    if values.dtype.kind not in "fiu":
+        raise ConfigError(f"column {column!r} of zoo {opened.name!r} holds text; expected a --column of numbers")
     screen = console()
     screen.print(f"[bold]{opened.name}[/bold] v{opened.version}: {opened.info.title}")
-    screen.print(
-        f"{len(opened):,} networks on {len(opened.topologies)} topologies, {size(opened.path.stat().st_size)}, "
-        f"licence {opened.info.licence}"
-    )
+    num_topologies, num_bytes = len(opened.topologies), opened.path.stat().st_size
+    on = f"{num_topologies:,} topolog{'y' if num_topologies == 1 else 'ies'}"
+    screen.print(f"{len(opened):,} networks on {on}, {size(num_bytes)}, licence {opened.info.licence}")
     screen.print(f"sha256 {opened.sha256}")
     for split in opened.splits:
         counts = ", ".join(f"{part} {len(opened.split(part, split)):,}" for part in ("train", "val", "test"))
@@ -57,16 +69,10 @@ def info(name: str, column: str | None) -> None:
     for key, description in opened.columns.items():
         made.add_row(key, description.role, summary(opened.metadata[key]), description.description)
     screen.print(made)
-    column = column or main_measurement(opened)
-    if column not in opened.columns:
-        raise UnknownNameError("column", column, opened.columns)
-    values = opened.metadata[column]
-    if values.dtype.kind not in "fiu":
-        raise click.BadParameter(f"column {column!r} holds text; expected a column of numbers", param_hint="--column")
     screen.print()
     screen.print(f"[bold]{column}[/bold]")
-    low, high = (0.0, 1.0) if column.endswith("accuracy") else (float(values.min()), float(values.max()))
-    screen.print(histogram(values, low=low, high=high))
+    edges = histogram_edges(values, column=column, num_bins=20)
+    screen.print(histogram(values, edges=edges) if edges[0] < edges[-1] else f"{summary(values)} in all networks")
 
 
 @zoo.command()

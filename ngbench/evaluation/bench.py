@@ -186,7 +186,7 @@ BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 for _benchmark in (
     Benchmark("graphs", "build neural graphs from state dicts of one architecture", "networks/s", 20_000, _graphs),
     Benchmark("zoo", "zoo[rows] of 1,000 networks of digits-cnn", "ms", 50, _zoo),
-    Benchmark("help", "ngbench --help in a fresh process", "s", 0.5, _help),
+    Benchmark("start-up", "ngbench --help in a fresh process", "s", 0.5, _help),
     Benchmark("trace", "trace a CNN of three convolutions and a head", "ms", None, _trace),
     Benchmark("scramble", "replace 1,000 networks by random equivalents", "ms", None, _scramble),
     Benchmark("batches", "draw shuffled batches of 64 networks", "batches/s", None, _batches),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ngbench.errors import PredictionsError
 from ngbench.loading import GraphDataset, ZooPrograms
 from ngbench.loading.probes import PARTS, Programs
 from ngbench.methods import MethodInfo
@@ -20,8 +21,8 @@ def permitted(networks: GraphDataset, info: MethodInfo) -> GraphDataset:
 def shown(networks: GraphDataset, info: MethodInfo) -> tuple[GraphDataset, np.ndarray]:
     """Networks as an exam shows them: in random order, under numbers, to be run only by a method that says that it runs them.
 
-    An id tells of digits-inr the image and of a scrambled copy whose copy it is. The order depends on the weights, so that it is
-    another one for each copy.
+    An id tells of digits-inr the image and of a scrambled copy whose copy it is; only what reads the truth gets it. The order
+    depends on the weights, so that it is another one for each copy.
 
     Args:
         networks: What is asked about.
@@ -38,7 +39,7 @@ def shown(networks: GraphDataset, info: MethodInfo) -> tuple[GraphDataset, np.nd
     elif info.access != "probes":
         bundles = tuple(replace(bundle, programs=None) for bundle in bundles)
     columns = {name: column[order] for name, column in networks.hyperparameters.items()}
-    ids = tuple(str(number) for number in range(len(networks)))
+    ids = tuple(networks.ids[place] if info.access == "truth" else str(number) for number, place in enumerate(order))
     return permitted(GraphDataset(ids, bundles, None, columns), info), order
 
 
@@ -46,8 +47,22 @@ def _of_all_parts(programs: Programs | None) -> Programs | None:
     return programs.of_parts(PARTS) if isinstance(programs, ZooPrograms) else programs
 
 
-def in_order(answers: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Answers ``[graphs, ...]`` about networks as they were shown, in the order in which they stood before."""
+def in_order(answers: np.ndarray, order: np.ndarray, *, method: str) -> np.ndarray:
+    """Answers ``[graphs, ...]`` about networks as they were shown, in the order in which they stood before.
+
+    Args:
+        answers: Of the method.
+        order: Of `shown`.
+        method: Whose answers they are.
+
+    Raises:
+        PredictionsError: There are more or fewer than networks.
+    """
+    if answers.shape[:1] != order.shape:
+        raise PredictionsError(
+            f"method {method!r} gave answers of shape {list(answers.shape)}; expected one for each of the {len(order)} networks "
+            "that it was asked about"
+        )
     found = np.empty_like(answers)
     found[order] = answers
     return found

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 
 from pydantic import BaseModel, ConfigDict
+from threadpoolctl import threadpool_limits
 
 PACKAGES = ("ngbench", "torch", "torch_geometric", "numpy", "scipy", "scikit-learn", "h5py")
 
@@ -50,9 +53,14 @@ def current_environment(device: str) -> Environment:
         num_threads=torch.get_num_threads(),
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        packages={name: found for name in PACKAGES if (found := _version(name))},
+        packages=versions_of(PACKAGES),
         git_commit=_git_commit(Path(__file__).resolve().parents[2]),
     )
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Version of each package that is installed."""
+    return {name: found for name in packages if (found := _version(name))}
 
 
 def _version(package: str) -> str | None:
@@ -73,6 +81,20 @@ def _git_commit(folder: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Inside, torch and the libraries under numpy compute on one thread, so that their sums have one order."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 class Usage:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ngbench.errors import PredictionsError, SplitError
+from ngbench.errors import ConfigError, PredictionsError, SplitError
 from ngbench.evaluation.blinding import in_order, shown
 from ngbench.evaluation.predictions import Predictions
 from ngbench.loading import GraphDataset
@@ -45,6 +45,9 @@ class Exam(ABC):
     Args:
         task: About one target and split of the zoo.
         zoo: An open zoo.
+
+    Attributes:
+        rows: The test networks, int64 ``[graphs]``.
         classes: Names of the classes, sorted; none for a regression.
     """
 
@@ -151,7 +154,7 @@ class PredictionExam(Exam):
     def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
         """Predictions, float64 ``[graphs]`` or ``[graphs, classes]``."""
         given, order = shown(networks, method.info)
-        return in_order(np.asarray(method.predict(given), dtype=np.float64), order)
+        return in_order(np.asarray(method.predict(given), dtype=np.float64), order, method=method.info.name)
 
     def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
         """Metrics of predictions against targets."""
@@ -179,10 +182,24 @@ def check_zoo(task: Task, zoo: Zoo) -> None:
 
     Raises:
         SplitError: The zoo lacks the target column.
+        ConfigError: The column says which network it is, or holds text where a number is asked for.
     """
-    if task.target is not None and task.target not in zoo.columns:
+    if task.target is None:
+        return
+    own = {column for columns in task.zoos.values() for column in columns}
+    kinds = ("int", "float") if task.kind == "regression" else ("str", "int")
+    columns = {name: column for name, column in zoo.columns.items() if column.role != "identity" or name in own}
+    fitting = ", ".join(name for name, column in columns.items() if column.dtype in kinds)
+    if task.target not in zoo.columns:
         raise SplitError(
-            f"zoo {zoo.name!r} has no column {task.target!r} for task {task.name!r}; expected one among {', '.join(zoo.columns)}"
+            f"zoo {zoo.name!r} has no column {task.target!r} for task {task.name!r}, which is asked of {', '.join(task.zoos)}; "
+            f"expected one of these zoos, or --target with a column of this one: {fitting}"
+        )
+    is_text = zoo.columns[task.target].dtype == "str"
+    if task.target not in columns or (is_text and task.kind == "regression"):
+        raise ConfigError(
+            f"column {task.target!r} of zoo {zoo.name!r} {'holds text' if is_text else 'only says which network it is'}; "
+            f"expected one that task {task.name!r} can ask about: {fitting}"
         )
 
 
@@ -202,10 +219,14 @@ def classes_of(task: Task, zoo: Zoo) -> tuple[str, ...]:
         unseen = set(values.tolist()) - set(found["train"].tolist())
         if unseen:
             raise SplitError(
-                f"column {task.target!r} of zoo {zoo.name!r} has {', '.join(sorted(map(str, unseen)))} in split {task.split!r}, "
+                f"column {task.target!r} of zoo {zoo.name!r} has {_some(sorted(map(str, unseen)))} in split {task.split!r}, "
                 f"{part}, but not in training; expected the same classes: choose another split or target"
             )
     return tuple(str(value) for value in found["train"].tolist())
+
+
+def _some(values: Sequence[str], most: int = 4) -> str:
+    return f"{len(values)} values, such as {', '.join(values[:most])}, …," if len(values) > most else ", ".join(values)
 
 
 def targets_of(task: Task, zoo: Zoo, rows: np.ndarray, classes: Sequence[str]) -> np.ndarray:

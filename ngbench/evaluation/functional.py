@@ -10,28 +10,24 @@ from ngbench.errors import GraphError
 from ngbench.loading import GraphBundle, GraphDataset, ZooPrograms
 from ngbench.store import Zoo
 
-NUM_INPUTS = 256
-"""Held-out inputs that functions are compared on, of each corpus as many; all pixels of an image that has fewer."""
-
 _GRAPHS_AT_ONCE = 64
 
 
-def functional_distance(zoo: Zoo, rows: np.ndarray) -> np.ndarray:
+def functional_distance(zoo: Zoo, rows: np.ndarray, *, num_inputs: int) -> np.ndarray:
     """Distance of the functions of each two networks of a zoo, float32 ``[graphs, graphs]``, from 0 to infinity.
 
-    It is the root mean squared difference of what they give for inputs that none was trained on: probabilities of classes, or
-    values such as those of pixels. Networks with different numbers of outputs are infinitely far apart. Where the zoo holds
-    such outputs, these are taken.
+    It is the root mean squared difference of `comparable_outputs`; those that cannot be compared are infinitely far apart.
 
     Args:
-        zoo: A zoo with a recipe.
+        zoo: A zoo with a recipe, or one that holds outputs.
         rows: Which networks, int64 ``[graphs]``.
+        num_inputs: Held-out inputs, of each corpus as many; all pixels of an image that has fewer.
 
     Raises:
-        GraphError: The zoo has no recipe, so that its networks cannot be run.
+        GraphError: The zoo has neither.
     """
     found = np.full((len(rows), len(rows)), np.inf, dtype=np.float32)
-    for positions, given in _known_outputs(zoo, rows):
+    for positions, given in comparable_outputs(GraphDataset.from_zoo(zoo, rows), num_inputs):
         flat = torch.from_numpy(given)
         # by differences: products of rows would leave equal ones apart by their rounding
         distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[1] ** 0.5
@@ -39,22 +35,18 @@ def functional_distance(zoo: Zoo, rows: np.ndarray) -> np.ndarray:
     return found
 
 
-def _known_outputs(zoo: Zoo, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    if zoo.functional_names:
-        stored = zoo.functional(zoo.functional_names[0])[rows].astype(np.float64)
-        if np.isfinite(stored).all():
-            return [(np.arange(len(rows)), stored)]
-    return comparable_outputs(GraphDataset.from_zoo(zoo, rows))
+def comparable_outputs(networks: GraphDataset, num_inputs: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What networks of a zoo give for inputs that none was trained on, those together whose outputs can be compared.
 
-
-def comparable_outputs(networks: GraphDataset) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What networks of a zoo give for held-out inputs, those together whose outputs can be compared.
+    Outputs are probabilities of classes, or values such as those of pixels. Where the zoo holds them for all of the networks,
+    these are taken, which a permutation of hidden units does not change; otherwise the networks are run.
 
     Args:
-        networks: Of a zoo with a recipe.
+        networks: Of a zoo, by their ids in it.
+        num_inputs: Held-out inputs, of each corpus as many, each once; all pixels of an image that has fewer.
 
     Returns:
-        For each number of outputs the positions of the networks, int64 ``[graphs]``, and their outputs, float64
+        For each kind of outputs the positions of the networks, int64 ``[graphs]``, and their outputs, float64
         ``[graphs, values]``.
 
     Raises:
@@ -63,7 +55,22 @@ def comparable_outputs(networks: GraphDataset) -> list[tuple[np.ndarray, np.ndar
     programs = networks.bundles[0].programs
     if not isinstance(programs, ZooPrograms):
         raise GraphError(f"{len(networks)} networks are of no zoo that ngbench generated; expected one, whose inputs are known")
-    inputs, found = programs.inputs(NUM_INPUTS, part="test"), dict[int, list[tuple[Tensor, Tensor]]]()
+    stored = programs.stored_outputs(networks.ids)
+    return _of_kinds(stored) if len(stored) else _run(networks, programs, num_inputs)
+
+
+def _of_kinds(stored: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stored outputs ``[graphs, values]`` by which of them networks have."""
+    kinds, kind = np.unique(np.isfinite(stored), axis=0, return_inverse=True)
+    members = [np.flatnonzero(kind.reshape(-1) == number) for number in range(len(kinds))]
+    return [(own, stored[np.ix_(own, np.flatnonzero(has))]) for own, has in zip(members, kinds, strict=True)]
+
+
+def _run(networks: GraphDataset, programs: ZooPrograms, num_inputs: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Outputs by their number."""
+    # the corpora of a zoo may share images
+    inputs = programs.inputs(num_inputs, part="test").unique(dim=0)
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for bundle in networks.bundles:
         given = outputs(bundle, inputs)
         given = given.softmax(-1) if programs.gives_classes else given

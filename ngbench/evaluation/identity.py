@@ -11,27 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from ngbench.errors import ResultError
-from ngbench.evaluation.evaluate import PREDICTIONS_FILE
-from ngbench.evaluation.result import RESULT_FILE, SEED_FILE, Result, SeedResult, read_json
+from ngbench.evaluation.environment import versions_of
+from ngbench.evaluation.evaluate import PREDICTIONS_FILE, VAL_PREDICTIONS_FILE, seed_folder
+from ngbench.evaluation.kept import is_kept
+from ngbench.evaluation.result import SEED_FILE, Result, SeedResult, read_json
+from ngbench.evaluation.transfer import transfer_file
 from ngbench.methods import is_applicable, make_method, method_class
 from ngbench.store import Zoo
 from ngbench.tasks import TASKS, Task
 
 DECIDES_NOTHING = (
     *("cli/", "graph/drawing/", "evaluation/audit/", "evaluation/report/", "evaluation/use/"),
-    *("evaluation/plots.py", "evaluation/suite.py", "evaluation/tables.py", "store/card.py", "tasks/describe.py"),
+    *("evaluation/plots.py", "evaluation/rescoring.py", "evaluation/suite.py", "evaluation/tables.py"),
+    *("store/card.py", "tasks/describe.py"),
 )
 """Parts of ngbench that show what was measured, or measure something else."""
+
+DECIDING_PACKAGES = ("torch", "torch_geometric", "numpy", "scipy", "scikit-learn")
+"""Libraries whose other versions may give other numbers."""
 
 
 def run_folder(out: str | Path, task: Task, zoo: Zoo, method: str, settings: Mapping[str, str]) -> Path:
     """Where the files of a method's run are kept; each split, and each target of several, has its own."""
     split = "" if task.split == "default" else f"-{task.split}"
     target = "" if task.target == task.asked(zoo.name).target else f"-{task.target}"
+    return Path(out) / task.name / f"{zoo.name}-v{zoo.version}{split}{target}" / folder_name(method, settings)
+
+
+def folder_name(method: str, settings: Mapping[str, str]) -> str:
+    """Name of a method's run folder, beside those of the other methods that were asked the same."""
     name = method.replace(":", ".")
-    if settings:
-        name += "-" + digest_of(dict(sorted(settings.items())))[:8]
-    return Path(out) / task.name / f"{zoo.name}-v{zoo.version}{split}{target}" / name
+    return f"{name}-{digest_of(dict(sorted(settings.items())))[:8]}" if settings else name
 
 
 def fitted_for(task: Task, zoo: Zoo, name: str) -> Task:
@@ -48,7 +58,7 @@ def tuned_method(task: Task, zoo: Zoo, name: str, settings: Mapping[str, str]) -
 
 
 def identity_of(task: Task, zoo: Zoo, name: str, settings: Mapping[str, str], *, seed: int, device: str) -> str:
-    """Digest of everything that decides the numbers of a fit, the source code included."""
+    """Digest of everything that decides the numbers of a fit, the source code and versions of libraries included."""
     return digest_of(
         {
             "method": name,
@@ -59,24 +69,34 @@ def identity_of(task: Task, zoo: Zoo, name: str, settings: Mapping[str, str], *,
             "seed": seed,
             "device": device.partition(":")[0],
             "source": source_digest(method_class(name)),
+            "versions": versions_of(DECIDING_PACKAGES),
         }
     )
 
 
 def is_measured(task: Task, zoo: Zoo, name: str, seeds: Sequence[int], *, out: str | Path, device: str) -> bool:
-    """Whether a method has a result of just these seeds that the same code made."""
+    """Whether a method has a result of these seeds that the same code and versions made, with all that it follows from."""
     folder = run_folder(out, task, zoo, name, {})
-    if not (folder / RESULT_FILE).exists():
+    wanted = {seed: identity_of(task, zoo, name, {}, seed=seed, device=device) for seed in seeds}
+    places = {seed: seed_folder(folder, seed) for seed in seeds}
+    if not all(finished(place, wanted[seed]) and is_kept(name, place) for seed, place in places.items()):
         return False
-    wanted = [identity_of(task, zoo, name, {}, seed=seed, device=device) for seed in seeds]
     try:
-        return [seed.identity for seed in Result.load(folder).seeds] == wanted
+        return {seed.identity for seed in Result.load(folder).seeds} >= set(wanted.values())
+    except ResultError:
+        return False
+
+
+def has_more(folder: Path, result: Result) -> bool:
+    """Whether a folder has a result of the same seeds, fitted alike, and of others."""
+    try:
+        return {seed.identity for seed in Result.load(folder).seeds} > {seed.identity for seed in result.seeds}
     except ResultError:
         return False
 
 
 def finished(place: Path, identity: str) -> SeedResult | None:
-    """The record of a finished seed, if it is of just this identity and its predictions are there."""
+    """The record of a finished seed, if it is of just this identity and the predictions that it follows from are there."""
     if not (place / SEED_FILE).exists() or not (place / PREDICTIONS_FILE).exists():
         return None
     try:
@@ -84,7 +104,9 @@ def finished(place: Path, identity: str) -> SeedResult | None:
     except ResultError:
         # Written by another version of ngbench: fitted again, as any record of another identity.
         return None
-    return record if record.identity == identity else None
+    needed = [] if record.val_score is None else [place / VAL_PREDICTIONS_FILE]
+    needed += [transfer_file(place, target) for target in record.transfer]
+    return record if record.identity == identity and all(file.exists() for file in needed) else None
 
 
 def digest_of(value: Any) -> str:

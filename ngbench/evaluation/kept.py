@@ -63,9 +63,7 @@ class Kept(BaseModel):
 
 
 def keep(method: Any, record: Kept, place: Path) -> None:
-    """Keeps a fitted method in the folder of its seed, whole or not at all; one that cannot be saved is not kept."""
-    if not hasattr(method, "save"):
-        return
+    """Keeps a fitted method that can be saved in the folder of its seed, whole or not at all."""
     partial = place / f".{KEPT_FOLDER}.{os.getpid()}.partial"
     try:
         (partial / METHOD_FOLDER).mkdir(parents=True)

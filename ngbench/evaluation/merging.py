@@ -15,25 +15,19 @@ import torch
 from torch import Tensor
 
 from ngbench.alignment import Curves, LabelledImages, Moments, curves, line, match, reestimated, scores
-from ngbench.alignment.interpolate import points
 from ngbench.alignment.matching import group_of
 from ngbench.errors import GraphError, MethodError
 from ngbench.evaluation.blinding import permitted, shown
 from ngbench.evaluation.exam import BOOTSTRAP_SEED, Exam, Scored, orbit_salt
-from ngbench.evaluation.merging_items import LARGEST_SET, MergingItems, Recovery, acted, draw_items, rows_of, take
+from ngbench.evaluation.merging_items import MergingItems, acted, draw_items, rows_of, take
 from ngbench.evaluation.predictions import Predictions
 from ngbench.graph import Program, Topology
 from ngbench.graph.symmetry import GroupElement
 from ngbench.loading import GraphDataset, ZooPrograms
+from ngbench.loading.probes import Part
 from ngbench.metrics import Resamples
-from ngbench.metrics.merging import NOISES, SET_SIZES
 from ngbench.store import Zoo
-from ngbench.tasks import Task
-
-_MOST_IMAGES = 2048
-"""Test images that merged networks are scored on."""
-_NUM_STATISTICS_IMAGES = 512
-"""Training images from which statistics are estimated again."""
+from ngbench.tasks import MergingPlan, Task
 
 
 @dataclass(frozen=True)
@@ -42,22 +36,24 @@ class MergingImages:
 
     Args:
         train: Training images, from which statistics are estimated again, ``[images, *input shape]``.
-        test: Labelled test images.
+        test: Labelled images of another part.
     """
 
     train: Tensor
     test: LabelledImages
 
     @classmethod
-    def of(cls, programs: ZooPrograms, corpus: str | None = None) -> MergingImages:
+    def of(cls, programs: ZooPrograms, plan: MergingPlan, *, corpus: str | None = None, part: Part = "test") -> MergingImages:
         """Those of a zoo.
 
         Args:
             programs: Of the zoo.
+            plan: How many.
             corpus: One of its corpora; None for the first.
+            part: Of the corpus, whose images score.
         """
-        test = LabelledImages(*programs.labelled("test", _MOST_IMAGES, corpus=corpus))
-        return cls(programs.labelled("train", _NUM_STATISTICS_IMAGES, corpus=corpus)[0], test)
+        test = LabelledImages(*programs.labelled(part, plan.num_test_images, corpus=corpus))
+        return cls(programs.labelled("train", plan.num_train_images, corpus=corpus)[0], test)
 
 
 class MergingExam(Exam):
@@ -66,6 +62,11 @@ class MergingExam(Exam):
     def __init__(self, task: Task, zoo: Zoo):
         super().__init__(task, zoo)
         self._scored: dict[tuple[int | None, bytes], MergingScore] = {}
+
+    @property
+    def plan(self) -> MergingPlan:
+        """What is drawn and measured."""
+        return self.task.plan(MergingPlan)
 
     @cached_property
     def items(self) -> MergingItems:
@@ -89,12 +90,12 @@ class MergingExam(Exam):
     def _drawn(self, networks: GraphDataset) -> MergingItems:
         """The items; of a scrambled copy of the networks the same ones."""
         corpora = self.zoo.metadata["corpus"][self.rows].tolist() if "corpus" in self.zoo.columns else None
-        return draw_items(networks, corpora=corpora, runs=self.zoo.run_ids[self.rows].tolist())
+        return draw_items(networks, plan=self.plan, corpora=corpora, runs=self.zoo.run_ids[self.rows].tolist())
 
     @cached_property
     def _images(self) -> dict[str, MergingImages]:
         programs = ZooPrograms(self.zoo)
-        return {corpus: MergingImages.of(programs, corpus or None) for corpus in set(self.items.corpora)}
+        return {corpus: MergingImages.of(programs, self.plan, corpus=corpus or None) for corpus in set(self.items.corpora)}
 
     def measured(self, values: np.ndarray, *, copy: int | None = None) -> MergingScore:
         """Every number of some matchings.
@@ -211,21 +212,20 @@ def score(items: MergingItems, matchings: np.ndarray, images: Mapping[str, Mergi
         "endpoint_accuracy": plain.endpoint_accuracy,
     }
     metrics = {name: float(values.mean()) for name, values in columns.items()}
-    metrics |= _recovery(items.recoveries, of_recoveries) | _cycles(of_triples) | _sets(items, of_sets, images)
+    metrics |= _recovery(items, of_recoveries) | _cycles(of_triples) | _sets(items, of_sets, images)
     return MergingScore(metrics, columns, plain, repaired)
 
 
 def _lines(items: MergingItems, elements: Sequence[GroupElement], images: Mapping[str, MergingImages]) -> tuple[Curves, Curves]:
     """The lines of all pairs as they are, and with statistics estimated again."""
-    rows = rows_of(items.networks)
-    shape = (len(items.pairs), len(points()))
+    rows, num_points = rows_of(items.networks), items.plan.num_points
+    shape = (len(items.pairs), num_points)
     plain, repaired = (Curves(np.empty(shape), np.empty(shape)) for _ in range(2))
     for bench, members in _benches(items, items.pairs[:, 0], images):
         first = torch.stack([rows[items.pairs[k, 0]] for k in members])
         second = torch.stack([acted(elements[k], rows[items.pairs[k, 1]]) for k in members])
-        between, share = line(first, second), points()
-        ends = [bench.moments(end) for end in (first, second)]
-        goal = Moments(*(_line_of(share, *both) for both in zip(*((e.mean, e.std) for e in ends), strict=True)))
+        between = line(first, second, num_points)
+        goal = Moments.between(bench.moments(first), bench.moments(second), num_points)
         again = bench.repaired(between.flatten(0, 1), goal).view(between.shape)
         for found, lines in ((plain, between), (repaired, again)):
             own = curves(bench.program, lines, bench.images.test)
@@ -233,17 +233,11 @@ def _lines(items: MergingItems, elements: Sequence[GroupElement], images: Mappin
     return plain, repaired
 
 
-def _line_of(share: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Numbers of pairs ``[pairs, nodes]`` mixed for each point of a line, ``[pairs * points, nodes]``."""
-    weight = share[:, None].to(first)
-    return ((1 - weight) * first[:, None] + weight * second[:, None]).flatten(0, 1)
-
-
-def _recovery(items: Sequence[Recovery], elements: Sequence[GroupElement]) -> dict[str, float]:
+def _recovery(items: MergingItems, elements: Sequence[GroupElement]) -> dict[str, float]:
     """Of the nodes that a copy's permutation may move the share that is matched right, and the share of copies without fault."""
     metrics = {}
-    for noise in NOISES if items else ():
-        both = [(item, element) for item, element in zip(items, elements, strict=True) if item.noise == noise]
+    for noise in items.plan.noises if items.recoveries else ():
+        both = [(item, element) for item, element in zip(items.recoveries, elements, strict=True) if item.noise == noise]
         right = [_share_in_place(element.compose(item.element)) for item, element in both]
         metrics[f"recovery_{noise:g}"] = float(np.mean(right))
         metrics[f"recovery_exact_{noise:g}"] = float(np.mean(np.array(right) == 1))
@@ -259,7 +253,7 @@ def _cycles(elements: Sequence[GroupElement]) -> dict[str, float]:
 
 def _sets(items: MergingItems, elements: Sequence[GroupElement], images: Mapping[str, MergingImages]) -> dict[str, float]:
     """Accuracy of the mean of the first 2, 3, … networks of each set, as it is and with statistics estimated again."""
-    rows, sizes = rows_of(items.networks), SET_SIZES
+    rows, sizes = rows_of(items.networks), items.plan.set_sizes
     found = {name: np.empty((len(sizes), len(items.sets))) for name in ("", "_repaired")}
     for bench, members in _benches(items, items.sets[:, 0], images):
         aligned = torch.stack([torch.stack(_members(rows, items.sets[k], elements, k)) for k in members])
@@ -276,7 +270,8 @@ def _sets(items: MergingItems, elements: Sequence[GroupElement], images: Mapping
 
 def _members(rows: Sequence[Tensor], members: np.ndarray, elements: Sequence[GroupElement], number: int) -> list[Tensor]:
     """The value rows of a set, all brought to the first."""
-    own = elements[number * (LARGEST_SET - 1) : (number + 1) * (LARGEST_SET - 1)]
+    others = len(members) - 1
+    own = elements[number * others : (number + 1) * others]
     return [rows[members[0]], *(acted(element, rows[place]) for element, place in zip(own, members[1:], strict=True))]
 
 

@@ -17,31 +17,9 @@ from ngbench.errors import GraphError, PredictionsError, SplitError
 from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.symmetry import GroupElement
 from ngbench.loading import GraphDataset
-from ngbench.metrics.merging import NOISES, SET_SIZES
+from ngbench.tasks import MergingPlan
 
-LARGEST_SET = SET_SIZES[-1]
-"""Networks of the largest set that is merged; smaller ones are its first members."""
-
-_POOL = 64
-"""Networks of one architecture and corpus of which items are drawn."""
 _STATISTICS = ("running_mean", "running_var")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many items of each kind are drawn, where there are networks enough.
-
-    Args:
-        pairs: Pairs of independent networks.
-        recoveries: Networks that are matched with permuted copies of themselves, for each noise.
-        triples: Triples of independent networks.
-        sets: Sets of `LARGEST_SET` independent networks.
-    """
-
-    pairs: int = 50
-    recoveries: int = 20
-    triples: int = 20
-    sets: int = 8
 
 
 @dataclass(frozen=True)
@@ -51,7 +29,7 @@ class Recovery:
     Args:
         network: Position of the network.
         copy: Position of the copy.
-        noise: One of `NOISES`.
+        noise: One of those of the plan.
         element: What the copy's nodes were permuted by.
     """
 
@@ -72,7 +50,8 @@ class MergingItems:
         pairs: Positions of independent networks, int64 ``[pairs, 2]``.
         recoveries: Networks with copies of themselves.
         triples: Positions, int64 ``[triples, 3]``.
-        sets: Positions, int64 ``[sets, LARGEST_SET]``.
+        sets: Positions, int64 ``[sets, networks]``; smaller sets are their first members.
+        plan: What was asked for.
     """
 
     networks: GraphDataset
@@ -82,6 +61,7 @@ class MergingItems:
     recoveries: tuple[Recovery, ...]
     triples: np.ndarray
     sets: np.ndarray
+    plan: MergingPlan
 
     @property
     def matches(self) -> np.ndarray:
@@ -99,7 +79,7 @@ class MergingItems:
     def names(self) -> tuple[str, ...]:
         """A name for each matching, ``[matches]``."""
         around = [f"triple {k // 3}" for k in range(3 * len(self.triples))]
-        sets = [f"set {k // (LARGEST_SET - 1)}" for k in range((LARGEST_SET - 1) * len(self.sets))]
+        sets = [f"set {k}" for k in range(len(self.sets)) for _ in range(self.plan.largest_set - 1)]
         kinds = [*("pair" for _ in self.pairs), *("copy" for _ in self.recoveries), *around, *sets]
         ids = self.networks.ids
         return tuple(f"{kind}: {ids[i]}, {ids[j]}" for kind, (i, j) in zip(kinds, self.matches.tolist(), strict=True))
@@ -151,9 +131,9 @@ class MergingItems:
 def draw_items(
     networks: GraphDataset,
     *,
+    plan: MergingPlan,
     corpora: Sequence[str] | None = None,
     runs: Sequence[Any] | None = None,
-    counts: Counts = Counts(),
     salt: str = "ngbench-merging-1",
 ) -> MergingItems:
     """Draws what is to be matched from the ids of test networks.
@@ -162,9 +142,9 @@ def draw_items(
 
     Args:
         networks: The test networks.
+        plan: How many items of each kind are drawn, where there are networks enough.
         corpora: Name of the corpus that each classifies; None where it is one.
         runs: Training run of each; None where each has its own.
-        counts: How many items.
         salt: Names the draw.
 
     Raises:
@@ -172,19 +152,20 @@ def draw_items(
     """
     topologies = _topologies(networks)
     names = [""] * len(networks) if corpora is None else list(corpora)
-    pools = _pools(networks.ids, [(t.digest, name) for t, name in zip(topologies, names, strict=True)], runs, salt)
-    pairs = _tuples(networks.ids, pools, 2, counts.pairs, salt)
+    kinds = [(topology.digest, name) for topology, name in zip(topologies, names, strict=True)]
+    pools = _pools(networks.ids, kinds, runs, salt, size=plan.pool_size)
+    pairs = _tuples(networks.ids, pools, 2, plan.num_pairs, salt)
     if not len(pairs):
         raise SplitError(
             f"no two of the {len(networks)} test networks have topology and corpus in common; expected a zoo for merging"
         )
-    triples = _tuples(networks.ids, pools, 3, counts.triples, salt)
-    sets = _tuples(networks.ids, pools, LARGEST_SET, counts.sets, salt)
+    triples = _tuples(networks.ids, pools, 3, plan.num_triples, salt)
+    sets = _tuples(networks.ids, pools, plan.largest_set, plan.num_sets, salt)
     chosen = sorted((n for pool in pools for n in pool), key=lambda n: _hash(salt, "recovery", networks.ids[n]))
-    sources = [n for n in chosen[: counts.recoveries] for _ in NOISES]
+    sources = [n for n in chosen[: plan.num_recoveries] for _ in plan.noises]
     positions = np.array([*range(len(networks)), *sources], dtype=np.int64)
     recoveries, values = [], {}
-    for copy, (source, noise) in enumerate(zip(sources, itertools.cycle(NOISES)), start=len(networks)):
+    for copy, (source, noise) in enumerate(zip(sources, itertools.cycle(plan.noises)), start=len(networks)):
         seed = int(_hash(salt, f"copy {noise:g}", networks.ids[source])[:16], 16)
         element = group_of(topologies[source]).sample(seed)
         recoveries.append(Recovery(source, copy, noise, element))
@@ -197,6 +178,7 @@ def draw_items(
         recoveries=tuple(recoveries),
         triples=triples,
         sets=sets,
+        plan=plan,
     )
 
 
@@ -265,12 +247,12 @@ def _noisy(topology: Topology, row: Tensor, noise: float, seed: int) -> Tensor:
     return row
 
 
-def _pools(ids: Sequence[str], kinds: Sequence[Any], runs: Sequence[Any] | None, salt: str) -> list[list[int]]:
-    """Positions of the networks of each kind, at most `_POOL`, one of each run."""
+def _pools(ids: Sequence[str], kinds: Sequence[Any], runs: Sequence[Any] | None, salt: str, *, size: int) -> list[list[int]]:
+    """Positions of the networks of each kind, at most so many, one of each run."""
     pools: dict[Any, dict[Any, int]] = {}
     for place in sorted(range(len(ids)), key=lambda n: _hash(salt, "pool", ids[n])):
         pool = pools.setdefault(kinds[place], {})
-        if len(pool) < _POOL:
+        if len(pool) < size:
             pool.setdefault(place if runs is None else runs[place], place)
     return [list(pool.values()) for pool in pools.values()]
 

@@ -93,6 +93,25 @@ class Predictions:
         Raises:
             PredictionsError: A row is missing, extra, there twice, or not finite; the text counts and names some.
         """
+        order = self._order(ids)
+        if self.scrambled.shape[1:] != self.values.shape or len(self.scrambled) == 0:
+            raise PredictionsError(
+                f"scrambled predictions have shape {self.scrambled.shape}; expected copies of shape {self.values.shape}"
+            )
+        for copy in self.scrambled:
+            self._check("scrambled", copy)
+        return self.values[order], self.scrambled[:, order]
+
+    def plain(self, ids: Sequence[str]) -> np.ndarray:
+        """Values ``[rows, ...]`` in the order of the given ids, of a file that need not hold scrambled ones.
+
+        Raises:
+            PredictionsError: As of `aligned`.
+        """
+        return self.values[self._order(ids)]
+
+    def _order(self, ids: Sequence[str]) -> np.ndarray:
+        """The row of each id, int64 ``[rows]``, of checked values."""
         counts = Counter(self.ids)
         problems = {
             "missing": [id for id in ids if id not in counts],
@@ -106,27 +125,25 @@ class Predictions:
                     f"expected each of the {len(ids)} rows of the test split once, got {len(self.ids)} rows"
                 )
         position = {id: row for row, id in enumerate(self.ids)}
-        order = np.array([position[id] for id in ids], dtype=np.int64)
-        if self.scrambled.shape[1:] != self.values.shape or len(self.scrambled) == 0:
-            raise PredictionsError(
-                f"scrambled predictions have shape {self.scrambled.shape}; expected copies of shape {self.values.shape}"
-            )
         self._check("values", self.values)
-        for copy in self.scrambled:
-            self._check("scrambled", copy)
-        return self.values[order], self.scrambled[:, order]
+        return np.array([position[id] for id in ids], dtype=np.int64)
+
+    @property
+    def _whose(self) -> str:
+        return f"method {self.about['method']!r}" if "method" in self.about else "an unnamed method"
 
     def _check(self, name: str, column: np.ndarray) -> None:
         if column.shape[:1] != (len(self.ids),) or column.dtype.kind not in "fiu":
             raise PredictionsError(
-                f"{name} of the predictions have type {column.dtype} and shape {column.shape}; "
+                f"{name} of the predictions of {self._whose} have type {column.dtype} and shape {column.shape}; "
                 f"expected numbers for {len(self.ids)} rows"
             )
         finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
         bad = [self.ids[row] for row in np.flatnonzero(~finite)]
         if bad:
             raise PredictionsError(
-                f"{len(bad)} of the {name} are not finite ({_some(bad)}); expected finite numbers for all rows"
+                f"{len(bad)} of the {name} are not finite ({_some(bad)}) in the predictions of {self._whose}; "
+                "expected finite numbers for all rows"
             )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,21 +13,38 @@ from typing import Any
 
 import numpy as np
 
-from ngbench.errors import ConfigError, SplitError
+from ngbench.errors import ConfigError, NgbenchError, NotApplicableError, SplitError
 from ngbench.evaluation.blinding import in_order, permitted, shown
 from ngbench.evaluation.domain import Domain
-from ngbench.evaluation.environment import Usage, current_environment
-from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, seed_folder
+from ngbench.evaluation.environment import Usage, current_environment, single_threaded
+from ngbench.evaluation.evaluate import (
+    PREDICTIONS_FILE,
+    VAL_PREDICTIONS_FILE,
+    exam_of,
+    has_val_score,
+    origin_of,
+    scores_of_run,
+    scores_of_seed,
+    seed_folder,
+)
 from ngbench.evaluation.exam import Exam, Scored, orbit_salt
-from ngbench.evaluation.identity import finished, fitted_for, identity_of, run_folder, tuned_method
+from ngbench.evaluation.identity import finished, fitted_for, has_more, identity_of, run_folder, tuned_method
 from ngbench.evaluation.kept import KEPT_FOLDER, METHOD_FOLDER, Kept, is_kept, keep
 from ngbench.evaluation.networks import examples_of, networks_of, problem_of
 from ngbench.evaluation.predictions import Predictions
-from ngbench.evaluation.result import SEED_FILE, IntervalRecord, Result, SeedResult, Spread, write_json
-from ngbench.evaluation.transfer import probe, probed_targets, transfer_file, transfer_scores
+from ngbench.evaluation.result import SEED_FILE, Result, SeedResult, write_json
+from ngbench.evaluation.transfer import probe, probed_targets, transfer_file
 from ngbench.loading import GraphDataset
-from ngbench.methods import Budget, Problem, RunContext, check_applicable, make_method, method_class
-from ngbench.metrics import METRICS, Resamples
+from ngbench.methods import (
+    Budget,
+    Problem,
+    RunContext,
+    check_applicable,
+    check_budget,
+    make_method,
+    method_class,
+    why_not_applicable,
+)
 from ngbench.progress import Stages, silent_stages
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task
@@ -67,12 +85,25 @@ def run(
 
     Raises:
         UnknownNameError: No such method, task or zoo.
-        ConfigError: A setting or the list of seeds is wrong.
+        ConfigError: A setting or the list of seeds is wrong, or asks for more epochs than the task's budget has.
         NotApplicableError: The method lacks what the task asks for.
         NgbenchError: The method, the zoo or the split cannot be used; see its children.
     """
     options: dict[str, Any] = {"split": split, "target": target, "settings": settings}
-    return run_beside_baselines(method, task, zoo, seeds, **options, out=out, device=device, stages=stages)[0]
+    return run_beside_baselines(method, task, zoo, seeds, **options, out=out, device=device, stages=stages).results[0]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method beside the baselines of a task.
+
+    Args:
+        results: The method's, then those of the baselines.
+        missing: Why other baselines have none, by name.
+    """
+
+    results: tuple[Result, ...]
+    missing: Mapping[str, str]
 
 
 def run_beside_baselines(
@@ -87,18 +118,34 @@ def run_beside_baselines(
     out: str | Path = "runs",
     device: str | None = None,
     stages: Stages = silent_stages,
-) -> tuple[Result, ...]:
-    """`run`, giving the method's result and then those of the task's baselines."""
+) -> Comparison:
+    """`run`, giving the results of the task's baselines too, or why they have none."""
     check_seeds(seeds)
     info = make_method(method, settings).info
-    check_applicable(method, TASKS[task].kind)
+    check_applicable(method, TASKS[task])
+    check_budget(method, settings, TASKS[task])
     bench = Bench.open(TASKS[task], zoo, split=split, target=target, out=Path(out), device=checked_device(device), stages=stages)
     if not info.any_architecture:
         bench.train.one_structure(reader=info.name)
-    names = [name for name in bench.baselines if name != method]
-    entrants = [bench.measure(name, {}, seeds) for name in names] + [bench.measure(method, settings or {}, seeds)]
-    entrant, others = entrants[-1], dict(zip(names, entrants[:-1], strict=True))
-    return tuple(bench.report(e, others if e is entrant else {}) for e in reversed(entrants))
+    others, missing = bench.measure_baselines(seeds, but=method)
+    entrant = bench.measure(method, settings or {}, seeds)
+    results = [bench.report(entrant, others), *(bench.report(other, {}) for other in reversed(others.values()))]
+    return Comparison(tuple(results), missing)
+
+
+def check_question(method: str, task: Task, zoo: Zoo) -> None:
+    """Whether a method can be asked about a zoo.
+
+    Raises:
+        NotApplicableError: It lacks what the task asks for, or reads one architecture where the zoo has several.
+        NgbenchError: There is no such method.
+    """
+    reason = why_not_applicable(method, task)
+    if reason is not None:
+        raise NotApplicableError(reason)
+    num_structures = len({topology.structure for topology in zoo.topologies})
+    if num_structures > 1 and not method_class(method).info.any_architecture:
+        raise NotApplicableError(f"method {method!r} reads one architecture; zoo {zoo.name!r} has {num_structures}")
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -197,12 +244,6 @@ class Bench:
         return cls(task, opened, out, device, stages, train, val, test, scrambled, exam)
 
     @property
-    def baselines(self) -> tuple[str, ...]:
-        """The task's baselines that read these networks."""
-        several = len(self.train.bundles) > 1
-        return tuple(name for name in self.task.baselines if not several or method_class(name).info.any_architecture)
-
-    @property
     def problem(self) -> Problem:
         """What methods are asked."""
         return problem_of(self.task, self.zoo)
@@ -214,6 +255,20 @@ class Bench:
         records, scored = zip(*measured, strict=True)
         return Entrant(name, settings, folder, records, scored)
 
+    def measure_baselines(self, seeds: Sequence[int], *, but: str) -> tuple[dict[str, Entrant], dict[str, str]]:
+        """The task's baselines, but for one method, and of those that cannot be measured on the zoo the reason, by name."""
+        found: dict[str, Entrant] = {}
+        missing: dict[str, str] = {}
+        for name in self.task.baselines:
+            if name == but:
+                continue
+            try:
+                check_question(name, self.task, self.zoo)
+                found[name] = self.measure(name, {}, seeds)
+            except NgbenchError as error:
+                missing[name] = str(error)
+        return found, missing
+
     def _seed(self, name: str, settings: Mapping[str, str], folder: Path, seed: int) -> tuple[SeedResult, Scored]:
         place = seed_folder(folder, seed)
         place.mkdir(parents=True, exist_ok=True)
@@ -221,35 +276,35 @@ class Bench:
         record = finished(place, identity)
         if record is None or not is_kept(name, place):
             return self._fit(name, settings, place, seed, identity)
-        return record, self.exam.score(Predictions.load(place / PREDICTIONS_FILE))
+        with single_threaded():
+            return record, self.exam.score(Predictions.load(place / PREDICTIONS_FILE))
 
     def _fit(self, name: str, settings: Mapping[str, str], place: Path, seed: int, identity: str) -> tuple[SeedResult, Scored]:
         """Fits a method, questions it about the test split and its scrambled copies, scores all once."""
         method, fit_s, peak_of_fit = self._fitted(name, settings, place, seed, identity)
         with Usage(self.device) as predicting:
-            values = self.exam.ask(method, self.test)
-        scrambled = np.stack([self.exam.ask(method, copy) for copy in self.scrambled])
-        predictions = Predictions(self.exam.ids, values, scrambled, self._about(name, seed))
-        scored = self.exam.score(predictions)
-        self._probe(method, place)
+            values = self._asked(method, name, self.test)
+        scrambled = np.stack([self._asked(method, name, copy) for copy in self.scrambled])
+        origin = origin_of(self.task, self.zoo, method=name, seed=seed)
+        predictions = Predictions(self.exam.ids, values, scrambled, origin)
+        with single_threaded():
+            scored = self.exam.score(predictions)
+        self._probe(method, place, origin)
         answers = self._val_predictions(method)
+        if answers is not None:
+            Predictions(self.val.ids, answers, answers[np.newaxis][:0], origin).save(place / VAL_PREDICTIONS_FILE)
+        predictions.save(place / PREDICTIONS_FILE)
         peaks = [peak for peak in (peak_of_fit, predicting.peak_memory_bytes) if peak is not None]
         record = SeedResult(
             seed=seed,
             identity=identity,
-            val_score=None if answers is None else METRICS[self.task.selection](answers, np.asarray(self.val.targets)),
-            transfer=transfer_scores(self.task, self.zoo, place),
-            scores=scored.scores,
-            scrambled_scores=scored.scrambled_scores,
-            mean_shift=_known(scored.shifts.mean()),
-            largest_shift=_known(scored.shifts.max()),
+            access=method.info.track,
             num_parameters=method.num_parameters,
             fit_s=fit_s,
             predict_s=predicting.duration_s,
-            num_test=len(self.test),
             peak_memory_bytes=max(peaks, default=None),
+            **scores_of_seed(self.exam, scored, place),
         )
-        predictions.save(place / PREDICTIONS_FILE)
         self._keep(method, name, place, seed, answers)
         write_json(place / SEED_FILE, record)
         for checkpoint_path in place.glob("checkpoint-*.pt"):
@@ -271,19 +326,18 @@ class Bench:
         progress = self.stages(f"{name}, seed {seed}")
         budget = Budget(self.task.max_epochs, self.task.num_candidates)
         context = RunContext(seed, budget, device=self.device, checkpoint_path=checkpoint_path, progress=progress)
-        return method, *self._train(method, context, spent_path=checkpoint_path.with_suffix(".spent_s"))
+        return method, *self._train(method, name, context=context, spent_path=checkpoint_path.with_suffix(".spent_s"))
+
+    def _asked(self, method: Any, name: str, networks: GraphDataset) -> np.ndarray:
+        with _named(name, "asked about the test networks"):
+            return self.exam.ask(method, networks)
 
     def _asking(self, task: Task) -> Bench:
         """Another task on the same networks, with the same answers."""
         scrambled = tuple(self.test.scrambled(salt=orbit_salt(copy)) for copy in range(task.num_scrambled))
         return dataclasses.replace(self, task=task, exam=exam_of(task, self.zoo), scrambled=scrambled)
 
-    def _about(self, name: str, seed: int) -> dict[str, str | int]:
-        about: dict[str, str | int] = {"method": name, "task": self.task.name, "task_version": self.task.version}
-        about |= {"zoo": self.zoo.name, "zoo_sha256": self.zoo.sha256, "split": self.task.split, "seed": seed}
-        return about | ({} if self.task.target is None else {"target": self.task.target})
-
-    def _probe(self, method: Any, place: Path) -> None:
+    def _probe(self, method: Any, place: Path, origin: Mapping[str, str | int]) -> None:
         """Keeps what linear probes of a method's embedding say of the other targets, where there are any."""
         probed = probed_targets(self.task, self.zoo)
         for target in probed:
@@ -291,15 +345,15 @@ class Bench:
             transfer_file(place, target).unlink(missing_ok=True)
         if not hasattr(method, "embed") or not probed:
             return
-        for target, found in probe(self.task, self.zoo, method).items():
+        for target, found in probe(self.task, self.zoo, method, origin=origin).items():
             found.save(transfer_file(place, target))
 
     def _val_predictions(self, method: Any) -> np.ndarray | None:
         """What a method predicts for the val split; None for a task without predictions."""
-        if self.task.kind not in ("regression", "classification"):
+        if not has_val_score(self.task):
             return None
         given, order = shown(self.val, method.info)
-        return in_order(method.predict(given), order)
+        return in_order(np.asarray(method.predict(given), dtype=np.float64), order, method=method.info.name)
 
     @cached_property
     def domain(self) -> Domain:
@@ -328,12 +382,12 @@ class Bench:
         )
         keep(method, record, place)
 
-    def _train(self, method: Any, context: RunContext, *, spent_path: Path) -> tuple[float, int | None]:
+    def _train(self, method: Any, name: str, *, context: RunContext, spent_path: Path) -> tuple[float, int | None]:
         """Fits a method; gives the seconds, those before an interruption among them, and the peak memory."""
         spent_s = float(spent_path.read_text()) if spent_path.exists() else 0.0
         fitting = Usage(self.device)
         try:
-            with fitting:
+            with fitting, _named(name, "fitted"):
                 method.fit(self.problem, permitted(self.train, method.info), permitted(self.val, method.info), context)
         except BaseException:
             spent_path.write_text(str(spent_s + fitting.duration_s))
@@ -342,18 +396,15 @@ class Bench:
         return spent_s + fitting.duration_s, fitting.peak_memory_bytes
 
     def report(self, entrant: Entrant, baselines: Mapping[str, Entrant]) -> Result:
-        """The result of a method over its seeds, written to its folder."""
-        own = self.exam.resamples(entrant.name, entrant.scored)
-
-        def interval(resamples: Resamples) -> IntervalRecord:
-            return IntervalRecord(**dataclasses.asdict(resamples.interval(self.task.confidence)))
-
+        """The result of a method over its seeds, written to its folder unless a result of these and more seeds stands there."""
         method = tuned_method(self.task, self.zoo, entrant.name, entrant.settings)
-        info, first = method.info, entrant.seeds[0]
+        others = {name: other.scored for name, other in baselines.items()}
+        with single_threaded():
+            measured = scores_of_run(self.exam, entrant.name, entrant.scored, others)
         result = Result(
             method=entrant.name,
-            title=info.title,
-            access=info.track,
+            title=method.info.title,
+            access=entrant.seeds[0].access,
             settings=dataclasses.asdict(method.config) if hasattr(method, "config") else {},
             task=self.task.name,
             task_version=self.task.version,
@@ -364,16 +415,21 @@ class Bench:
             split=self.task.split,
             primary=self.task.primary.name,
             seeds=entrant.seeds,
-            scores={m: Spread.of([s.scores[m] for s in entrant.seeds]) for m in first.scores},
-            scrambled_scores={m: Spread.of([s.scrambled_scores[m] for s in entrant.seeds]) for m in first.scores},
-            interval=interval(own),
-            differences={name: interval(own.minus(self.exam.resamples(name, other.scored))) for name, other in baselines.items()},
             environment=current_environment(self.device),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            **measured,
         )
-        result.save(entrant.folder)
+        if not has_more(entrant.folder, result):
+            result.save(entrant.folder)
         return result
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+@contextlib.contextmanager
+def _named(method: str, doing: str) -> Iterator[None]:
+    """Inside, a fault in a method gets a note that names the method, as the last line of its traceback."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        error.add_note(f"method {method!r} failed while it was {doing}: {type(error).__name__}: {text}")
+        raise

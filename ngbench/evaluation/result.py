@@ -28,7 +28,8 @@ class SeedResult(_Record):
 
     Attributes:
         seed: Its seed.
-        identity: Digest of everything that decides the numbers: method and its source, settings, task, zoo, seed.
+        identity: Digest of everything that decides the numbers: method and its source, settings, task, zoo, seed, versions.
+        access: Track of the method as it was fitted.
         val_score: The metric of selection on the val split; None for a task without predictions.
         scores: Metrics on the test split, by name.
         scrambled_scores: The same on that orbit-scrambled copy of the test split on which the primary metric is worst.
@@ -45,6 +46,7 @@ class SeedResult(_Record):
 
     seed: int
     identity: str
+    access: str
     val_score: float | None
     scores: dict[str, float]
     scrambled_scores: dict[str, float]
@@ -71,7 +73,7 @@ class Spread(_Record):
 
 
 class IntervalRecord(_Record):
-    """A number with its bootstrap interval over test networks."""
+    """A number with its bootstrap interval over test networks and seeds."""
 
     score: float
     low: float
@@ -99,8 +101,8 @@ class Result(_Record):
         seeds: One entry for each seed.
         scores: Mean and std over seeds, by metric.
         scrambled_scores: The same on the orbit-scrambled test split.
-        interval: Primary metric, mean over seeds, with its bootstrap interval over test networks.
-        differences: Primary metric minus that of each baseline, paired over test networks.
+        interval: Primary metric, mean over seeds, with its bootstrap interval over test networks and seeds.
+        differences: Primary metric minus that of each baseline that has these seeds, paired over test networks.
         environment: Where it ran.
         created: Date and time of the run, UTC.
     """
@@ -147,6 +149,11 @@ class Result(_Record):
         Raises:
             ResultError: The folder has no result, or one that cannot be read.
         """
+        if not (folder / RESULT_FILE).exists() and any(folder.glob(f"seed-*/{SEED_FILE}")):
+            raise ResultError(
+                f"{folder} has no {RESULT_FILE}; expected a folder that `ngbench run` finished: its seeds were fitted for "
+                "another task, such as retrieval, or interrupted, and `ngbench run` of this task and method scores them"
+            )
         return read_json(folder / RESULT_FILE, cls)
 
 
@@ -168,8 +175,11 @@ def read_json(path: Path, kind: type[T]) -> T:
         ResultError: No file, or not a record of that kind.
     """
     try:
-        return kind.model_validate_json(path.read_text())
-    except FileNotFoundError as error:
+        text = path.read_text()
+        if not text.strip():
+            raise ResultError(f"{path} is empty; expected {kind.__name__} as JSON: run it again")
+        return kind.model_validate_json(text)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ResultError(f"{path.parent} has no {path.name}; expected a folder that `ngbench run` finished") from error
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ResultError(f"{path} is no {kind.__name__} that this ngbench can read ({_first(error)}); run it again") from error
@@ -178,5 +188,6 @@ def read_json(path: Path, kind: type[T]) -> T:
 def _first(error: Exception) -> str:
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
-        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        where = ".".join(map(str, problem["loc"]))
+        return f"{where}: {problem['msg']}" if where else problem["msg"]
     return str(error)

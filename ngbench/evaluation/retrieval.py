@@ -15,7 +15,7 @@ from ngbench.loading import GraphDataset
 from ngbench.metrics import METRICS, Resamples
 from ngbench.metrics.retrieval import cosine_similarity, relevance
 from ngbench.store import Zoo
-from ngbench.tasks import Task
+from ngbench.tasks import RetrievalPlan, Task
 
 
 class RetrievalExam(Exam):
@@ -38,12 +38,14 @@ class RetrievalExam(Exam):
     @cached_property
     def grades(self) -> np.ndarray:
         """How relevant each test network is to each, int8 ``[graphs, graphs]``; see `ngbench.metrics.retrieval.relevance`."""
-        return relevance(self.labels, functional_distance(self.zoo, self.rows))
+        plan = self.task.plan(RetrievalPlan)
+        distance = functional_distance(self.zoo, self.rows, num_inputs=plan.num_inputs)
+        return relevance(self.labels, distance, num_near=plan.num_near)
 
     def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
         """Embeddings, float32 ``[graphs, features]``."""
         given, order = shown(networks, method.info)
-        return in_order(np.asarray(method.embed(given), dtype=np.float32), order)
+        return in_order(np.asarray(method.embed(given), dtype=np.float32), order, method=method.info.name)
 
     def scores(self, values: np.ndarray, twins: np.ndarray) -> dict[str, float]:
         """Metrics of the rankings."""

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ngbench.errors import NgbenchError, NotApplicableError, UnknownNameError
 from ngbench.evaluation.identity import is_measured
-from ngbench.evaluation.protocol import Bench, check_seeds, checked_device
-from ngbench.methods import check_applicable, method_class
+from ngbench.evaluation.protocol import Bench, check_question, check_seeds, checked_device
+from ngbench.methods import method_class
 from ngbench.progress import Progress
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task
@@ -316,19 +316,6 @@ class Runner:
         with self._lock:
             state.share, state.text = told["share"], told["text"]
             self.watch(state)
-
-
-def check_question(method: str, task: Task, zoo: Zoo) -> None:
-    """Whether a method can be asked about a zoo.
-
-    Raises:
-        NotApplicableError: It lacks what the task asks for, or reads one architecture where the zoo has several.
-        NgbenchError: There is no such method.
-    """
-    check_applicable(method, task.kind)
-    num_structures = len({topology.structure for topology in zoo.topologies})
-    if num_structures > 1 and not method_class(method).info.any_architecture:
-        raise NotApplicableError(f"method {method!r} reads one architecture; zoo {zoo.name!r} has {num_structures}")
 
 
 def _reason(code: int, complaints: Sequence[str]) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
-from ngbench.errors import NgbenchError
-from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, seed_folder
+from ngbench.errors import NgbenchError, NotApplicableError
+from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, scores_of_run, seed_folder
 from ngbench.evaluation.exam import Exam, Scored
 from ngbench.evaluation.identity import run_folder
 from ngbench.evaluation.predictions import Predictions
-from ngbench.evaluation.result import Result
-from ngbench.evaluation.suite import State, by_question
+from ngbench.evaluation.result import Result, Spread
+from ngbench.evaluation.suite import State, by_question, check_question
 from ngbench.metrics import Resamples, facts_of, tied_with_best
-from ngbench.store import open_zoo
+from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task
 
 TRACKS: Mapping[str, str] = {
@@ -25,6 +26,18 @@ TRACKS: Mapping[str, str] = {
     "truth": "reads what it is scored by",
 }
 """Kinds of track, in the order of the tables; methods of different tracks are never ranked together."""
+
+FOREIGN = "not part of the protocol"
+"""Said of a question whose zoo or target its task does not name."""
+
+ONE_ARCHITECTURE = "reads one architecture only"
+"""Why a baseline is left out of a zoo of several."""
+
+FEWER_SEEDS = "†"
+"""Behind the name of a method with fewer seeds than its task asks for."""
+
+TELLABLE_BYTES = 1_000_000
+"""Memory below which a process of Python cannot tell what a method took from what it took itself."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,11 @@ class Answers:
         files = [seed_folder(folder, seed.seed) / PREDICTIONS_FILE for seed in result.seeds]
         return cls(result, tuple(exam.score(Predictions.load(file)) for file in files))
 
+    def of_seeds(self, seeds: Sequence[int]) -> list[Scored]:
+        """What was said with some seeds, of those that there are."""
+        known = {seed.seed: scored for seed, scored in zip(self.result.seeds, self.scored, strict=True)}
+        return [known[seed] for seed in seeds if seed in known]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -86,15 +104,69 @@ class Question:
     @property
     def title(self) -> str:
         """As it is printed."""
-        target = f" of {self.task.label()}" if self.task.kind in ("classification", "retrieval") else ""
+        is_choice = self.task.kind in ("classification", "retrieval") or self.task.target != self.task.asked(self.zoo).target
+        target = f" of {self.task.label()}" if is_choice else ""
         split = "" if self.task.split == "default" else f", split {self.task.split}"
-        return f"{self.task.title}{target} on {self.zoo}{split}"
+        foreign = f" ({FOREIGN})" if self.is_foreign else ""
+        return f"{self.task.title}{target} on {self.zoo}{split}{foreign}"
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its zoo or target stand in no line of the task's protocol."""
+        return is_foreign(self.task, self.zoo)
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """By method, in the order of the rows."""
+        return {row.method: row.result for row in self.rows if row.result is not None}
+
+    def rivals(self, method: str) -> int:
+        """Methods of the same track with a result, itself not counted."""
+        results = self.results
+        return sum(result.access == results[method].access for result in results.values()) - 1
+
+    def is_best(self, row: Row) -> bool:
+        """Whether it is the best of several of its track, or tied with it."""
+        return row.is_tied and self.rivals(row.method) > 0
+
+    def lacks_seeds(self, method: str) -> bool:
+        """Whether a method has fewer seeds than the task asks for."""
+        return len(self.results[method].seeds) < self.task.num_seeds
 
     def rank(self, method: str) -> float | None:
-        """Place of a method among those of its track, from 1; None where it has no result."""
-        access = {row.method: row.result.access for row in self.rows if row.result is not None}
-        track = [name for name in access if access[name] == access.get(method)]
-        return float(track.index(method) + 1) if method in track else None
+        """Place of a method among those of its track, from 1; None where it has no result.
+
+        Methods that are tied, with the best or by equal scores, have the mean of their places.
+        """
+        results = self.results
+        if method not in results:
+            return None
+        sign = -1 if self.task.primary.higher_is_better else 1
+        ties = {row.method for row in self.rows if row.is_tied}
+        track = [name for name, result in results.items() if result.access == results[method].access]
+        keys = {n: (0, 0.0) if n in ties else (1, sign * results[n].scores[self.task.primary.name].mean) for n in track}
+        before = sum(key < keys[method] for key in keys.values())
+        equal = sum(key == keys[method] for key in keys.values())
+        return before + (equal + 1) / 2
+
+
+def is_foreign(task: Task, zoo: str) -> bool:
+    """Whether a task does not name a zoo, or not the target that it is asked about there."""
+    columns = task.zoos.get(zoo)
+    return columns is None or task.target not in (columns or (None,))
+
+
+def left_out(task: Task, zoo: Zoo) -> tuple[str, ...]:
+    """Baselines of a task that cannot read the networks of a zoo."""
+
+    def reads(name: str) -> bool:
+        try:
+            check_question(name, task, zoo)
+        except NotApplicableError:
+            return False
+        return True
+
+    return tuple(name for name in task.baselines if not reads(name))
 
 
 def questions(states: Sequence[State]) -> list[Question]:
@@ -112,12 +184,29 @@ def _question(states: Sequence[State]) -> Question:
         return Question(task, first.zoo, tuple(Row(name, None, reason) for name, reason in reasons.items()))
     exam = exam_of(task, open_zoo(first.zoo))
     answers: dict[str, Answers] = {}
-    for cell in done:
+    folders = {cell.method: run_folder(cell.out, task, exam.zoo, cell.method, {}) for cell in done}
+    for method, folder in folders.items():
         try:
-            answers[cell.method] = Answers.load(run_folder(cell.out, task, exam.zoo, cell.method, {}), exam)
+            answers[method] = Answers.load(folder, exam)
         except NgbenchError as error:
-            reasons[cell.method] = str(error)
-    return question(exam, answers, reasons)
+            reasons[method] = str(error)
+    return question(exam, _completed(exam, answers, folders), reasons)
+
+
+def _completed(exam: Exam, answers: Mapping[str, Answers], folders: Mapping[str, Path]) -> dict[str, Answers]:
+    """The same with the differences to all baselines in the result files, which a cell of a suite cannot know."""
+    found = dict(answers)
+    for name in set(answers) - set(exam.task.baselines):
+        seeds = [seed.seed for seed in answers[name].result.seeds]
+        others = {other: answers[other].of_seeds(seeds) for other in exam.task.baselines if other in answers}
+        others = {other: scored for other, scored in others.items() if len(scored) == len(seeds)}
+        before = answers[name].result
+        differences = before.differences | scores_of_run(exam, name, answers[name].scored, others)["differences"]
+        if differences != before.differences:
+            result = before.model_copy(update={"differences": differences})
+            result.save(folders[name])
+            found[name] = replace(answers[name], result=result)
+    return found
 
 
 def question(exam: Exam, answers: Mapping[str, Answers], reasons: Mapping[str, str]) -> Question:
@@ -155,49 +244,101 @@ def _tied(task: Task, results: Mapping[str, Result], resamples: Mapping[str, Res
     return found
 
 
-def overall(found: Sequence[Question]) -> dict[str, float]:
-    """Mean rank within its track of each method that has a result for every question, the best first."""
+@dataclass(frozen=True)
+class Standing:
+    """Where a method stands over all questions.
+
+    Args:
+        method: Its name.
+        track: What it reads, as it is printed.
+        rank: Mean rank within its track, over the questions of each task and then over tasks.
+        num_rivals: Fewest and most other methods of its track in a question.
+    """
+
+    method: str
+    track: str
+    rank: float
+    num_rivals: tuple[int, int]
+
+    @property
+    def rivals(self) -> str:
+        """How many, as it is printed."""
+        return " to ".join(dict.fromkeys(map(str, self.num_rivals)))
+
+
+def overall(found: Sequence[Question]) -> list[Standing]:
+    """The standing of each method that has a result for every question, the best first."""
     methods = dict.fromkeys(row.method for question in found for row in question.rows)
-    ranks = {method: [question.rank(method) for question in found] for method in methods}
-    means = {method: sum(own) / len(own) for method, own in ranks.items() if None not in own}  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return dict(sorted(means.items(), key=lambda item: item[1]))
+    whole = [method for method in methods if all(method in question.results for question in found)]
+    return sorted((_standing(found, method) for method in whole), key=lambda standing: standing.rank)
+
+
+def _standing(found: Sequence[Question], method: str) -> Standing:
+    ranks: dict[str, list[float]] = {}
+    for question in found:
+        rank = question.rank(method)
+        assert rank is not None
+        ranks.setdefault(question.task.name, []).append(rank)
+    tracks = dict.fromkeys(track_title(question.results[method].access) for question in found)
+    rivals = [question.rivals(method) for question in found]
+    return Standing(method, ", ".join(tracks), fmean(map(fmean, ranks.values())), (min(rivals), max(rivals)))
 
 
 def as_markdown(found: Sequence[Question]) -> str:
     """All tables as Markdown."""
     parts = [*(_markdown(question) for question in found), *_transfers(found)]
-    ranks = overall(found)
-    if ranks:
-        rows = "\n".join(f"| {method} | {rank:.2f} |" for method, rank in ranks.items())
-        parts.append(f"### Mean rank within its track, of methods that did everything\n\n| method | rank |\n|---|---|\n{rows}")
+    standings = overall(found)
+    if standings:
+        rows = "\n".join(f"| {s.method} | {s.track} | {s.rank:.2f} | {s.rivals} |" for s in standings)
+        heading = "### Mean rank within its track, of methods that did everything"
+        note = "Mean over the questions of each task, then over tasks; methods that are tied share the mean of their places."
+        parts.append(f"{heading}\n\n| method | track | rank | rivals |\n|---|---|---|---|\n{rows}\n\n{note}")
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(question: Question) -> str:
     metrics = [facts_of(name) for name in question.task.metrics]
-    headings = ["method", metrics[0].title, "scrambled", *(metric.title for metric in metrics[1:]), "parameters", "fit"]
+    headings = ["method", metrics[0].title, f"{question.task.confidence:.0%} interval", "scrambled"]
+    headings += [*(metric.title for metric in metrics[1:]), "parameters", "fit"]
     lines = [f"### {question.title}", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     track = ""
     for row in question.rows:
-        result = row.result
-        if result is None:
+        if row.result is None:
             reason = " ".join(str(row.reason).split()).replace("|", "\\|")
             lines.append(f"| {row.method} | {reason} |" + " |" * (len(headings) - 2))
             continue
-        if result.access != track:
-            track = result.access
+        if row.result.access != track:
+            track = row.result.access
             lines.append(f"| *{track_title(track)}* |" + " |" * (len(headings) - 1))
-        primary = spread(result, metrics[0].name)
-        cells = [
-            row.method,
-            f"**{primary}**" if row.is_tied else primary,
-            f"{result.scrambled_scores[metrics[0].name].mean:.3f}",
-            *(result.shown(metric.name) for metric in metrics[1:]),
-            f"{result.seeds[0].num_parameters:,}" if result.seeds[0].num_parameters else "—",
-            f"{sum(seed.fit_s for seed in result.seeds) / len(result.seeds):.0f} s",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append("| " + " | ".join(_cells(question, row, row.result)) + " |")
+    return "\n".join([*lines, *(f"\n{note}" for note in _notes(question))])
+
+
+def _cells(question: Question, row: Row, result: Result) -> list[str]:
+    primary, seeds = spread(result, result.primary), result.seeds
+    return [
+        row.method + (f" {FEWER_SEEDS}" if question.lacks_seeds(row.method) else ""),
+        f"**{primary}**" if question.is_best(row) else primary,
+        interval(result),
+        shown_spread(result.scrambled_scores[result.primary]),
+        *(spread(result, name) for name in question.task.metrics if name != result.primary),
+        f"{seeds[0].num_parameters:,}" if seeds[0].num_parameters else "—",
+        f"{fmean(seed.fit_s for seed in seeds):.0f} s",
+    ]
+
+
+def _notes(question: Question) -> list[str]:
+    """What the marks of a table mean, of those that it has."""
+    has_best = any(question.is_best(row) for row in question.rows)
+    best = "**Bold**: the best of several in its track, or not told from it by the paired bootstrap."
+    caveat = question.task.caveat
+    return [*([best] if has_best else []), *seeds_note(question), *([caveat] if caveat else [])]
+
+
+def seeds_note(question: Question) -> list[str]:
+    """That rows have fewer seeds than the task asks for, where some have."""
+    short = [name for name in question.results if question.lacks_seeds(name)]
+    return [f"{FEWER_SEEDS} Fewer seeds than the {question.task.num_seeds} that the protocol asks for."] if short else []
 
 
 def transfer_matrix(found: Sequence[Question], zoo: str, method: str) -> dict[str, dict[str, float]]:
@@ -237,9 +378,26 @@ def track_title(track: str) -> str:
 
 
 def spread(result: Result, metric: str) -> str:
-    """Mean and standard deviation over seeds."""
-    found = result.scores[metric]
+    """Mean and standard deviation over seeds of a metric; a dash where there is nothing that it could be of."""
+    return shown_spread(result.scores[metric]) if metric in result.scores else "—"
+
+
+def shown_spread(found: Spread) -> str:
+    """Mean and standard deviation, as they are printed."""
     return f"{found.mean:z.3f}" + (f" ± {found.std:.3f}" if found.std is not None else "")
+
+
+def interval(result: Result) -> str:
+    """Ends of the interval of the primary metric, as they are printed."""
+    return f"{result.interval.low:z.3f} … {result.interval.high:z.3f}"
+
+
+def memory(result: Result) -> str:
+    """Most memory of a seed, as it is printed; a dash where the platform does not tell."""
+    peaks = [seed.peak_memory_bytes for seed in result.seeds if seed.peak_memory_bytes is not None]
+    if not peaks:
+        return "—"
+    return f"{max(peaks) / 1e6:,.0f} MB" if max(peaks) >= TELLABLE_BYTES else f"< {TELLABLE_BYTES / 1e6:.0f} MB"
 
 
 def write_tables(found: Sequence[Question], folder: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def _is_learnable(task: Task, zoo: Zoo, target: str) -> bool:
         return False
 
 
-def probe(task: Task, zoo: Zoo, method: Any) -> dict[str, Predictions]:
+def probe(task: Task, zoo: Zoo, method: Any, *, origin: Mapping[str, str | int]) -> dict[str, Predictions]:
     """Probes the frozen embedding of a fitted method for each target of the zoo, by `fit_linear_probe`.
 
     What is embedded tells neither of the target that the method was fitted for nor of the one that is probed.
@@ -51,6 +52,7 @@ def probe(task: Task, zoo: Zoo, method: Any) -> dict[str, Predictions]:
         task: What the method was fitted for.
         zoo: Of the networks.
         method: Fitted; has ``embed``.
+        origin: What the files say of where they come from, beside the target that is probed.
 
     Returns:
         Predictions for the test split, and for its scrambled copies, by target.
@@ -64,8 +66,7 @@ def probe(task: Task, zoo: Zoo, method: Any) -> dict[str, Predictions]:
         test = networks_of(exam.task, zoo, exam.rows, hidden=[str(task.target)])
         copies = [test.scrambled(salt=orbit_salt(copy)) for copy in range(task.num_scrambled)]
         said = [fitted.predict(_embed(method, networks)) for networks in (test, *copies)]
-        about: dict[str, str | int] = {"probe": target, "task": task.name, "zoo": zoo.name}
-        found[target] = Predictions(exam.ids, said[0], np.stack(said[1:]), about)
+        found[target] = Predictions(exam.ids, said[0], np.stack(said[1:]), {**origin, "probe": target})
     return found
 
 
@@ -78,7 +79,7 @@ def _embedded(exam: Exam, zoo: Zoo, method: Any, part: str, hidden: str) -> tupl
 
 def _embed(method: Any, networks: GraphDataset) -> np.ndarray:
     given, order = shown(networks, method.info)
-    return in_order(np.asarray(method.embed(given)), order)
+    return in_order(np.asarray(method.embed(given)), order, method=method.info.name)
 
 
 def transfer_scores(task: Task, zoo: Zoo, folder: Path) -> dict[str, float]:

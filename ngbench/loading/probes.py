@@ -103,6 +103,48 @@ class ZooPrograms:
         """Whether the networks' outputs are logits of classes; otherwise they are values, such as those of pixels."""
         return not isinstance(self._recipe, InrRecipe)
 
+    def corpora_of(self, ids: Sequence[str]) -> list[str]:
+        """Name of the corpus that each network was trained on.
+
+        Args:
+            ids: Of networks of the zoo.
+
+        Raises:
+            GraphError: The zoo has no network of an id.
+        """
+        rows = self._rows_of(ids)
+        if "corpus" in self._zoo.columns:
+            return self._zoo.metadata["corpus"][rows].tolist()
+        recipe = self._recipe
+        return [recipe.corpus if isinstance(recipe, InrRecipe) else recipe.images.corpora[0]] * len(rows)
+
+    def stored_outputs(self, ids: Sequence[str]) -> np.ndarray:
+        """What networks give for the held-out inputs whose outputs the zoo holds, float64 ``[graphs, values]``.
+
+        All that it holds stand side by side, NaN where a network has none; empty where it holds none for one of the networks.
+
+        Args:
+            ids: Of networks of the zoo.
+
+        Raises:
+            GraphError: The zoo has no network of an id.
+            SplitError: Inputs of the test part are not given.
+        """
+        self._check("test")
+        rows = self._rows_of(ids)
+        stored = [self._zoo.functional(name)[rows].astype(np.float64) for name in self._zoo.functional_names]
+        found = np.concatenate(stored, axis=1) if stored else np.empty((0, 0))
+        return found if np.isfinite(found).any(axis=1).all() else np.empty((0, 0))
+
+    def _rows_of(self, ids: Sequence[str]) -> np.ndarray:
+        known, wanted = self._zoo.ids, np.asarray(ids)
+        order = np.argsort(known)
+        rows = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
+        missing = wanted[known[rows] != wanted]
+        if len(missing):
+            raise GraphError(f"zoo {self._zoo.name!r} has no network {str(missing[0])!r}; expected ids of its own networks")
+        return rows
+
     def labelled(
         self, part: Part, num_inputs: int | None = None, *, seed: int = 0, corpus: str | None = None
     ) -> tuple[Tensor, Tensor]:

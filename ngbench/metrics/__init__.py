@@ -6,10 +6,10 @@ A metric is a frozen record of its formula, direction, bounds, value where undef
 
 from __future__ import annotations
 
-from ngbench.metrics.bootstrap import Interval, Resamples, paired_bootstrap, tied_with_best
+from ngbench.metrics.bootstrap import Interval, Resamples, tied_with_best
 from ngbench.metrics.checks import Takes
 from ngbench.metrics.classification import ACCURACY, ECE, MACRO_F1, NLL
-from ngbench.metrics.merging import MERGING, Measure
+from ngbench.metrics.merging import Measure, merging_measure, merging_measures
 from ngbench.metrics.metric import Metric
 from ngbench.metrics.rank import KENDALL_TAU, SPEARMAN
 from ngbench.metrics.regression import MAE, R2, RMSE
@@ -38,7 +38,7 @@ __all__ = [
     "Resamples",
     "Takes",
     "facts_of",
-    "paired_bootstrap",
+    "merging_measures",
     "tied_with_best",
 ]
 
@@ -57,4 +57,4 @@ def facts_of(name: str) -> Metric | Measure:
     Raises:
         UnknownNameError: No metric of the name.
     """
-    return MERGING[name] if name in MERGING else METRICS[name]
+    return merging_measure(name) or METRICS[name]

@@ -102,7 +102,7 @@ class Resamples:
         undefined: float = 0.0,
         num_resamples: int = NUM_RESAMPLES,
     ) -> Resamples:
-        """Resamples of a mean over rows, such as over the queries of `ngbench.metrics.retrieval.retrieval_scores`.
+        """Resamples of a mean over rows, such as over queries, of the ``of_rows`` of a metric of rankings.
 
         Args:
             scores: Of each row, NaN where it has none and is left out, ``[rows]`` or ``[seeds, rows]``.
@@ -148,39 +148,6 @@ class Resamples:
         """The percentile interval that holds a share of the draws."""
         low, high = np.quantile(self.draws, [(1 - confidence) / 2, (1 + confidence) / 2])
         return Interval(score=self.score, low=float(low), high=float(high), confidence=confidence)
-
-
-def paired_bootstrap(
-    metric: Metric,
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    seed: int,
-    against: ArrayLike | None = None,
-    num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """The percentile bootstrap interval of a score, or of one method's score minus another's, over rows and seeds.
-
-    Both methods of a difference are scored on the same draws of rows (Efron and Tibshirani, "An Introduction to the Bootstrap",
-    1993, section 13.3), and each on its own draws of seeds; see `Resamples`.
-
-    Args:
-        metric: The metric; where a draw leaves it undefined, its ``undefined`` value counts.
-        predictions: As the metric takes them, or with an axis of seeds in front, to score the mean over seeds.
-        targets: As of the metric.
-        seed: Of the draws.
-        against: The other method's predictions, with as many seeds or others; its score is subtracted.
-        num_resamples: How many draws.
-        confidence: Share of the draws between ``low`` and ``high``.
-
-    Raises:
-        PredictionsError: Predictions that the metric refuses, or no seed.
-    """
-    found = Resamples.of(metric, predictions, targets, seed=seed, num_resamples=num_resamples)
-    if against is not None:
-        found = found.minus(Resamples.of(metric, against, targets, seed=seed, method="against", num_resamples=num_resamples))
-    return found.interval(confidence)
 
 
 def tied_with_best(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 
 @dataclass(frozen=True)
@@ -26,61 +26,62 @@ class Measure:
     description: str
 
 
-NOISES = (0.0, 0.1, 0.3, 1.0)
-"""Noise on a copy whose permutation is to be found again, in standard deviations of the weights of a tensor."""
-
-SET_SIZES = tuple(range(2, 9))
-"""Networks that are merged into one."""
-
-_SHARE, _UNBOUNDED = (0.0, 1.0), (float("-inf"), float("inf"))
+_SHARE, _EXCESS, _MEAN_EXCESS = (0.0, 1.0), (0.0, float("inf")), (float("-inf"), float("inf"))
 _REPAIRED = " Statistics of its units are estimated again on training images (Jordan et al., REPAIR, ICLR 2023)."
 _MIDPOINT = "Test accuracy of the mean of the weights of two independent networks, the second aligned to the first."
 _BARRIER = (
     "Largest excess of the test loss, in nats, on the line between two aligned networks over the line between their losses, at "
-    "25 points (Frankle et al., ICML 2020)."
+    "evenly spaced points (Frankle et al., ICML 2020); the ends are among them, so that it is never below 0."
+)
+_AREA = "Mean over the line of the excess that the barrier is the largest of."
+_ENDPOINTS = "Mean test accuracy of the two networks themselves."
+_CYCLES = "Share of the hidden nodes that return to themselves over three networks."
+
+_OF_PAIRS_AND_TRIPLES = (
+    Measure("midpoint_accuracy", "Midpoint", True, _SHARE, _MIDPOINT),
+    Measure("midpoint_accuracy_repaired", "Repaired", True, _SHARE, _MIDPOINT + _REPAIRED),
+    Measure("barrier", "Barrier", False, _EXCESS, _BARRIER),
+    Measure("barrier_repaired", "Repaired barrier", False, _EXCESS, _BARRIER + _REPAIRED),
+    Measure("barrier_area", "Barrier area", False, _MEAN_EXCESS, _AREA),
+    Measure("endpoint_accuracy", "Endpoints", True, _SHARE, _ENDPOINTS),
+    Measure("cycle_consistency", "Cycles", True, _SHARE, _CYCLES),
 )
 
 
-def _merging() -> list[Measure]:
-    measures = [
-        Measure("midpoint_accuracy", "Midpoint", True, _SHARE, _MIDPOINT),
-        Measure("midpoint_accuracy_repaired", "Repaired", True, _SHARE, _MIDPOINT + _REPAIRED),
-        Measure("barrier", "Barrier", False, _UNBOUNDED, _BARRIER),
-        Measure("barrier_repaired", "Repaired barrier", False, _UNBOUNDED, _BARRIER + _REPAIRED),
-        Measure(
-            "barrier_area",
-            "Barrier area",
-            False,
-            _UNBOUNDED,
-            "Mean over the line of the excess that the barrier is the largest of.",
-        ),
-        Measure("endpoint_accuracy", "Endpoints", True, _SHARE, "Mean test accuracy of the two networks themselves."),
-        Measure(
-            "cycle_consistency",
-            "Cycles",
-            True,
-            _SHARE,
-            "Share of the hidden nodes that return to themselves over three networks.",
-        ),
-    ]
-    for noise in NOISES:
-        what = f"a permuted copy with noise of {noise:g} standard deviations of the weights"
-        measures += [
-            Measure(
-                f"recovery_{noise:g}", f"Recovery {noise:g}", True, _SHARE, f"Share of the hidden nodes matched right in {what}."
-            ),
-            Measure(
-                f"recovery_exact_{noise:g}", f"Exact {noise:g}", True, _SHARE, f"Share of networks without a fault in {what}."
-            ),
-        ]
-    for size in SET_SIZES:
-        what = f"Test accuracy of the mean of {size} aligned networks."
-        measures += [
-            Measure(f"merged_{size}", f"Of {size}", True, _SHARE, what),
-            Measure(f"merged_{size}_repaired", f"Of {size}, repaired", True, _SHARE, what + _REPAIRED),
-        ]
-    return measures
+def merging_measures(noises: Iterable[float], set_sizes: Iterable[int]) -> dict[str, Measure]:
+    """Everything that matchings of networks are scored by, by name.
+
+    Args:
+        noises: On a copy whose permutation is to be found again, in standard deviations of the weights of a tensor.
+        set_sizes: Networks that are merged into one.
+    """
+    of_noises = [measure for noise in noises for measure in _of_noise(noise)]
+    of_sizes = [measure for size in set_sizes for measure in _of_size(size)]
+    return {measure.name: measure for measure in (*_OF_PAIRS_AND_TRIPLES, *of_noises, *of_sizes)}
 
 
-MERGING: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in _merging()})
-"""What matchings of networks are scored by, by name."""
+def merging_measure(name: str) -> Measure | None:
+    """The facts about a number of merging, of any noise and size of a set; None where the name is of no such number."""
+    noise, size = re.fullmatch(r"recovery_(?:exact_)?([0-9.e-]+)", name), re.fullmatch(r"merged_([0-9]+)(?:_repaired)?", name)
+    try:
+        found = merging_measures([float(noise[1])] if noise else [], [int(size[1])] if size else [])
+    except ValueError:
+        return None
+    return found.get(name)
+
+
+def _of_noise(noise: float) -> tuple[Measure, Measure]:
+    what = f"a permuted copy with noise of {noise:g} standard deviations of the weights"
+    nodes, networks = f"Share of the hidden nodes matched right in {what}.", f"Share of networks without a fault in {what}."
+    return (
+        Measure(f"recovery_{noise:g}", f"Recovery {noise:g}", True, _SHARE, nodes),
+        Measure(f"recovery_exact_{noise:g}", f"Exact {noise:g}", True, _SHARE, networks),
+    )
+
+
+def _of_size(size: int) -> tuple[Measure, Measure]:
+    what = f"Test accuracy of the mean of {size} aligned networks."
+    return (
+        Measure(f"merged_{size}", f"Of {size}", True, _SHARE, what),
+        Measure(f"merged_{size}_repaired", f"Of {size}, repaired", True, _SHARE, what + _REPAIRED),
+    )

@@ -17,13 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ngbench.errors import PredictionsError
-from ngbench.metrics.checks import MATE, checked_rankings
+from ngbench.metrics.checks import MATE
 from ngbench.metrics.metric import Metric
 
 RELATED, NEAR = 1, 2
-
-NUM_NEAR = 5
-"""Networks that count as near in function; of an image that was fitted six times, all other fits."""
 
 # Coarser than the rounding of a dot product of float64, so that equal embeddings are tied whatever order they are summed in.
 _DECIMALS = 12
@@ -54,7 +51,7 @@ def cosine_similarity(embeddings: ArrayLike, mates: ArrayLike) -> np.ndarray:
     return np.round(similarity, _DECIMALS, out=similarity)
 
 
-def relevance(labels: ArrayLike, functional: np.ndarray, *, num_near: int = NUM_NEAR) -> np.ndarray:
+def relevance(labels: ArrayLike, functional: np.ndarray, *, num_near: int) -> np.ndarray:
     """Grade of each entry of each query's gallery, int8 ``[queries, gallery]``.
 
     3: the mate. 2: near in function, no farther than the `num_near`-th nearest other network, and not infinitely far.
@@ -204,19 +201,6 @@ RETRIEVAL_SCORES: Mapping[str, Callable[[Ranking], np.ndarray]] = MappingProxyTy
     }
 )
 """What a ranking is scored by, per query, by the name of the metric that is its mean."""
-
-
-def retrieval_scores(similarity: ArrayLike, grades: ArrayLike) -> dict[str, np.ndarray]:
-    """All of `RETRIEVAL_SCORES`, float64 ``[queries]`` each; the galleries are ranked once, a few at a time.
-
-    Args:
-        similarity: ``[queries, gallery]``, for example of `cosine_similarity`, or a negative distance.
-        grades: As of `relevance`.
-
-    Raises:
-        PredictionsError: A similarity is no number, shapes differ, or a query has not one mate.
-    """
-    return _scores(*checked_rankings(similarity, grades), RETRIEVAL_SCORES)
 
 
 def _scores(

@@ -3,7 +3,7 @@
 The only door to HDF5. Knows splits by run and what a zoo file must hold; does not know tasks, batches or methods.
 """
 
-from ngbench.store.card import draw_histogram, main_measurement, parameters_each, summary, update_card
+from ngbench.store.card import draw_histogram, histogram_edges, main_measurement, parameters_each, summary, update_card
 from ngbench.store.generation import generate
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED, ReleasedZoo, open_zoo
@@ -20,6 +20,7 @@ __all__ = [
     "ZooWriter",
     "draw_histogram",
     "generate",
+    "histogram_edges",
     "main_measurement",
     "open_zoo",
     "parameters_each",

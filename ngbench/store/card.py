@@ -141,17 +141,32 @@ def _columns(zoo: Zoo) -> str:
 
 
 def summary(values: np.ndarray) -> str:
-    """The range of a column of numbers, or its different texts with how often each occurs.
+    """The range of a column of numbers, integers in full, or its different texts with how often each occurs.
 
     Args:
         values: ``[networks]``.
     """
     if values.dtype.kind in "fiu":
-        return f"{values.min():.4g} to {values.max():.4g}"
+        form = ".4g" if values.dtype.kind == "f" else "d"
+        return " to ".join(dict.fromkeys(f"{value:{form}}" for value in (values.min(), values.max())))
     names, counts = np.unique(values, return_counts=True)
     if len(names) > 8:
         return f"{len(names):,} different"
     return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
+
+
+def histogram_edges(values: np.ndarray, *, column: str, num_bins: int) -> list[float]:
+    """Edges of the bins of a histogram: from 0 to 1 for accuracies that fill half of that, else of the range that there is.
+
+    Args:
+        values: ``[networks]``.
+        column: Name of the column.
+        num_bins: Most bins; of few different numbers each has one, so that none stays empty between them.
+    """
+    low, high = float(values.min()), float(values.max())
+    if column.endswith("accuracy") and high - low > 0.5:
+        return np.linspace(0.0, 1.0, num_bins + 1).tolist()
+    return np.linspace(low, high, min(num_bins, len(np.unique(values))) + 1).tolist()
 
 
 def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
@@ -167,7 +182,7 @@ def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
     """
     from matplotlib.figure import Figure
 
-    label = column.replace("_", " ")
+    label, edges = column.replace("_", " "), histogram_edges(zoo.metadata[column], column=column, num_bins=50)
     if "family" in zoo.columns:
         figure = Figure(figsize=(7.6, 5.6), layout="constrained")
         families, corpora = zoo.metadata["family"], zoo.metadata["corpus"]
@@ -175,7 +190,7 @@ def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
         panels = figure.subplots(-(-len(names) // 2), 2, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, family in zip(panels, names, strict=False):
             chosen = {corpus: (families == family) & (corpora == corpus) for corpus in np.unique(corpora).tolist()}
-            _stacked(axes, {corpus: zoo.metadata[column][rows] for corpus, rows in chosen.items()}, column=column)
+            _stacked(axes, {corpus: zoo.metadata[column][rows] for corpus, rows in chosen.items()}, column=column, edges=edges)
             axes.label_outer()
             axes.set_title(f"{family} ({(families == family).sum():,})", fontsize=10)
         figure.suptitle(f"{zoo.name} v{zoo.version}: {label} of {len(zoo):,} networks", fontsize=11)
@@ -184,24 +199,17 @@ def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axes = figure.subplots()
         parts = {part: zoo.metadata[column][zoo.split(part)] for part in PARTS}
-        _stacked(axes, {f"{part} ({len(values):,})": values for part, values in parts.items()}, column=column)
+        _stacked(axes, {f"{part} ({len(values):,})": values for part, values in parts.items()}, column=column, edges=edges)
         axes.set_title(f"{zoo.name} v{zoo.version}: {label} of {len(zoo):,} networks", fontsize=11)
-        # accuracies gather at the right end, other measurements in the middle
-        axes.legend(frameon=False, title="split", loc="upper center" if column.endswith("accuracy") else "upper left")
+        # over the whole of their range accuracies gather at the right end, other measurements in the middle
+        axes.legend(frameon=False, title="split", loc="upper center" if edges[:: len(edges) - 1] == [0.0, 1.0] else "upper left")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     return path
 
 
-def _stacked(axes: Any, values: Mapping[str, np.ndarray], *, column: str) -> None:
-    is_share = column.endswith("accuracy")
-    axes.hist(
-        list(values.values()),
-        bins=list(np.linspace(0, 1, 51)) if is_share else 50,
-        stacked=True,
-        color=_COLOURS[: len(values)],
-        label=list(values),
-    )
-    unit = " (fraction)" if is_share else " (dB)" if column == "psnr" else ""
+def _stacked(axes: Any, values: Mapping[str, np.ndarray], *, column: str, edges: list[float]) -> None:
+    axes.hist(list(values.values()), bins=edges, stacked=True, color=_COLOURS[: len(values)], label=list(values))
+    unit = " (fraction)" if column.endswith("accuracy") else " (dB)" if column == "psnr" else ""
     axes.set_xlabel(column.replace("_", " ") + unit)
     axes.set_ylabel("networks")
     axes.spines[["top", "right"]].set_visible(False)

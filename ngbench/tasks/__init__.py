@@ -4,10 +4,11 @@ Knows metrics, splits and target columns; does not know methods, or how predicti
 """
 
 from ngbench.registry import Registry
+from ngbench.tasks.plan import MergingPlan, RetrievalPlan
 from ngbench.tasks.task import Kind, Task, load_task
 
 TASKS: Registry[Task] = Registry("task")
 for _name in ("generalization", "classification", "retrieval", "merging"):
     TASKS.register(_name, load_task(_name))
 
-__all__ = ["TASKS", "Kind", "Task"]
+__all__ = ["TASKS", "Kind", "MergingPlan", "RetrievalPlan", "Task"]

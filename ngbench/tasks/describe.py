@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ngbench.metrics import METRICS, facts_of
+from ngbench.metrics import facts_of
 from ngbench.tasks.task import Task
 
 
@@ -23,7 +23,7 @@ networks and seeds; methods whose difference to the best of their track may be n
 
 def _section(task: Task) -> str:
     zoos = "; ".join(f"`{zoo}`" + (f": {', '.join(targets)}" if targets else "") for zoo, targets in task.zoos.items())
-    metrics = [facts_of(name) for name in task.metrics]
+    metrics, more = ([facts_of(name) for name in names] for names in (task.metrics, task.more_metrics))
     rows = {
         "asked of": zoos,
         "answer": {
@@ -32,19 +32,46 @@ def _section(task: Task) -> str:
             "retrieval": "an embedding of each network; ranked by cosine",
             "merging": "an embedding of each node, by which the evaluator matches two networks; or the matching itself",
         }[task.kind],
+        **({"in the structure itself": ", ".join(task.in_structure) + "; needs no weights"} if task.in_structure else {}),
         "metrics": ", ".join(
             f"{metric.title} ({'higher' if metric.higher_is_better else 'lower'} is better)" for metric in metrics
         ),
-        "chosen on validation by": METRICS[task.selection].title if task.selection in METRICS else task.selection,
+        **({"in result files also": "; ".join(metric.title for metric in more)} if more else {}),
+        "chosen on validation by": facts_of(task.selection).title,
         "loss": task.loss + (f"; the fits of `{task.fitted_as}` are taken over" if task.fitted_as else ""),
         "budget": f"{task.max_epochs} epochs, or {task.num_candidates} candidates of a method without epochs",
         "seeds": str(task.num_seeds),
         "scrambled copies": str(task.num_scrambled),
         "intervals": f"{task.confidence:.0%}, {task.num_resamples:,} resamples",
+        **_plan(task),
         "always in the table": ", ".join(f"`{name}`" for name in task.baselines),
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-    explained = "\n".join(f"* {metric.title}: {metric.description}" for metric in metrics)
+    explained = "\n".join(f"* {metric.title}: {metric.description}" for metric in (*metrics, *more))
     return (
         f"## {task.title}\n\n*{task.question}* `{task.name}`, version {task.version}.\n\n| | |\n|---|---|\n{table}\n\n{explained}"
     )
+
+
+def _plan(task: Task) -> dict[str, str]:
+    """Rows of what only tasks of the kind have."""
+    if task.retrieval is not None:
+        near, inputs = task.retrieval.num_near, task.retrieval.num_inputs
+        return {"near in function": f"the {near} nearest networks, compared on {inputs} held-out inputs of each corpus"}
+    if task.merging is None:
+        return {}
+    plan = task.merging
+    noises, sizes = (", ".join(f"{number:g}" for number in numbers) for numbers in (plan.noises, plan.set_sizes))
+    return {
+        "drawn": (
+            f"{plan.num_pairs} pairs, {plan.num_triples} triples and {plan.num_sets} sets of {plan.largest_set}, each of at most "
+            f"{plan.pool_size} networks of one architecture and corpus"
+        ),
+        "copies": f"of {plan.num_recoveries} networks, permuted, with noise of {noises} standard deviations of the weights",
+        "merged": f"the first {sizes} networks of each set",
+        "lines": f"{plan.num_points} points, both ends among them",
+        "run on": (
+            f"at most {plan.num_test_images:,} images of the test part; "
+            f"for statistics at most {plan.num_train_images:,} of the training part"
+        ),
+    }

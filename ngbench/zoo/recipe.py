@@ -32,7 +32,6 @@ from ngbench.zoo.distributions import ByValue, Distribution, Value
 from ngbench.zoo.images import ImagesSpec, corpora
 from ngbench.zoo.transfer import TransferSplit
 
-# The keys of a recipe in the order of the JSON in released files; the marked ones are left out where they are not used, since
 # The keys of a recipe in the order of the JSON in released files, and those left out where they are not used, since they came
 # after digits-cnn v1.
 _KEYS = (
@@ -334,9 +333,12 @@ def _parse(text: str, *, name_or_path: str) -> ClassifierRecipe | InrRecipe:
 
 
 def _describe(error: ValidationError) -> str:
-    """The first fault that pydantic found, as ``key: expected, got``, and how many more there are."""
-    faults: list[Any] = error.errors(include_url=False)
-    first = faults[0]
-    key = ".".join(str(part) for part in first["loc"]) or "recipe"
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"key {key!r}: {first['msg']}, got {first['input']!r:.200}{more}"
+    """The first fault that pydantic found, as ``key: expected, got``, and the keys of the others; unknown keys come first."""
+    faults: list[Any] = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+    keys = [".".join(str(part) for part in fault["loc"]) or "recipe" for fault in faults]
+    first, others = faults[0], list(dict.fromkeys(keys[1:]))
+    more = f" (and {len(faults) - 1} more: {', '.join(others)})" if others else ""
+    # what lacks a key is the whole mapping
+    got = "" if first["type"] == "missing" else f", got {first['input']!r:.200}"
+    what = "unknown" if first["type"] == "extra_forbidden" else first["msg"]
+    return f"key {keys[0]!r}: {what}{got}{more}"

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ngbench.alignment import NUM_POINTS, Curves, LabelledImages, curves, line, match, scores
+from ngbench.alignment import Curves, LabelledImages, curves, line, match, scores
 from ngbench.graph import NeuralGraph, symmetry
+
+NUM_POINTS = 25
 
 
 @torch.no_grad()
@@ -30,7 +32,7 @@ def test_scores_of_many_networks_do_not_depend_on_how_they_are_split_into_calls(
 
 def test_a_line_goes_from_one_network_to_the_other_in_even_steps(make_networks):
     rows = make_networks("mlp").rows
-    found = line(rows[:2], rows[1:])
+    found = line(rows[:2], rows[1:], NUM_POINTS)
     assert found.shape == (2, NUM_POINTS, rows.shape[1])
     assert torch.equal(found[:, 0], rows[:2])
     assert torch.equal(found[:, -1], rows[1:])
@@ -61,9 +63,9 @@ def test_the_line_from_a_network_to_its_matched_twin_is_flat_and_to_its_twin_is_
     embedded = [torch.cat([nodes, weights_of(topology, row)], 1).numpy() for nodes, row in zip(given, rows, strict=True)]
     found = match(topology, *embedded)
     data = LabelledImages(networks.images, networks.labels)
-    flat = curves(networks.program, line(first, found.act(twin).row()[None]), data)
+    flat = curves(networks.program, line(first, found.act(twin).row()[None], NUM_POINTS), data)
     np.testing.assert_allclose(flat.loss, np.broadcast_to(flat.loss[:, :1], (1, NUM_POINTS)), rtol=1e-9)
-    assert np.abs(curves(networks.program, line(first, twin.row()[None]), data).excess).max() > 1e-3
+    assert np.abs(curves(networks.program, line(first, twin.row()[None], NUM_POINTS), data).excess).max() > 1e-3
 
 
 def weights_of(topology, row):

@@ -105,6 +105,12 @@ def test_networks_of_different_depth_are_refused():
         transport(mlp_topology((4, 5, 6, 3)), graph, embeddings=(np.zeros((18, 2)), np.zeros((12, 2))))
 
 
+def test_networks_of_different_activations_are_refused():
+    graph = NeuralGraph.from_row(mlp_topology((4, 5, 3), activation="tanh"), torch.zeros(4 * 5 + 5 + 5 * 3 + 3))
+    with pytest.raises(GraphError, match=r"networks differ in groups \('linear0'\); expected one family"):
+        transport(mlp_topology((4, 7, 3)), graph, embeddings=(np.zeros((14, 2)), np.zeros((12, 2))))
+
+
 def test_networks_of_different_classes_are_refused():
     graph = NeuralGraph.from_row(mlp_topology((4, 5, 3)), torch.zeros(4 * 5 + 5 + 5 * 3 + 3))
     with pytest.raises(GraphError, match="index 'linear1' does not move and has sizes 2 and 3; expected one size"):

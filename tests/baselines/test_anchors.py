@@ -1,18 +1,30 @@
 """Anchors of retrieval: chance, flat weights, and the functions themselves as embeddings that cosine ranks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from baselines.anchors import FunctionalDistance
 from ngbench.errors import GraphError
+from ngbench.evaluation.blinding import in_order, shown
 from ngbench.evaluation.functional import functional_distance
+from ngbench.evaluation.networks import networks_of
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, RunContext, make_method
-from ngbench.metrics.retrieval import cosine_similarity, relevance, retrieval_scores
+from ngbench.metrics import METRICS
+from ngbench.metrics.retrieval import RETRIEVAL_SCORES, cosine_similarity, relevance
 from ngbench.store import generate, open_zoo
+from ngbench.tasks import TASKS
 from ngbench.testing import ONE_STRUCTURE, PROBLEMS, SEVERAL_STRUCTURES, fake_dataset, fake_graphs
 from ngbench.zoo.recipe import load_recipe
 
 NUM_NETWORKS = 13
+
+
+def retrieval_scores(similarity, grades):
+    """What each metric of rankings says of each query."""
+    return {name: METRICS[name].of_rows(*METRICS[name].checked(similarity, grades)) for name in RETRIEVAL_SCORES}
 
 
 def fitted(name, networks, *, seed=0):
@@ -39,7 +51,24 @@ def functions(request, tmp_path_factory):
     assert any((own.values != twin.values).any() for own, twin in zip(networks.bundles, twins.bundles, strict=True))
     # as results keep them
     own, mates = (method.embed(each).astype(np.float32) for each in (networks, twins))
-    return functional_distance(zoo, rows), cosine_similarity(own, mates)
+    return functional_distance(zoo, rows, num_inputs=256), cosine_similarity(own, mates)
+
+
+def test_the_anchor_reads_what_the_zoo_holds_as_the_truth_does_though_the_networks_cannot_be_run(tmp_path, monkeypatch):
+    zoo = generate(load_recipe("digits-inr"), tmp_path / "inr.h5", limit=12)
+    stored, info = zoo.functional("digits").astype(np.float64), FunctionalDistance.info
+    monkeypatch.setattr(zoo, "info", dataclasses.replace(zoo.info, recipe=None))
+    task = TASKS["retrieval"].asked(zoo.name)
+    networks = networks_of(task, zoo, np.arange(12))
+    found = []
+    for each in (networks, networks.scrambled(salt="mates")):
+        given, order = shown(each, info)
+        found.append(in_order(fitted("functional-distance", networks).embed(given), order, method="functional-distance"))
+    np.testing.assert_array_equal(found[0][:, :-1], stored)
+    np.testing.assert_array_equal(*found)
+    # another method learns no name by which it could look them up
+    given, _ = shown(networks, dataclasses.replace(info, access="probes"))
+    assert given.ids == tuple(map(str, range(12)))
 
 
 def test_cosine_ranks_as_the_distance_of_functions_does(functions):
@@ -54,7 +83,7 @@ def test_cosine_ranks_as_the_distance_of_functions_does(functions):
 
 def test_the_mate_is_at_rank_one_and_recall_of_the_near_is_full(functions):
     distance, similarity = functions
-    found = retrieval_scores(similarity, relevance(np.zeros(len(distance)), distance))
+    found = retrieval_scores(similarity, relevance(np.zeros(len(distance)), distance, num_near=5))
     assert (found["mate_rank"] == 1).all()
     assert (found["recall_at_1"] == 1).all()
     assert (found["recall_at_10"] == 1).all()

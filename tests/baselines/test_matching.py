@@ -56,6 +56,16 @@ def test_an_embedding_is_what_nodes_give_for_the_images():
     assert [len(nodes) for nodes in embedded] == [2 + 4 * 9 + 3, 2 + 7 + 6 + 3] * 2 + [2 + 4 * 9 + 3]
 
 
+def test_images_count_once_and_the_track_says_how_many_were_run():
+    dataset, _ = networks()
+    few = dataset.bundles[0].programs.inputs(3, seed=0)
+    dataset.bundles[0].programs.inputs = lambda number, *, seed: few[torch.arange(number) % 3]
+    method = fitted(dataset, num_images=8)
+    np.testing.assert_array_equal(method.images, few)
+    assert method.info.track == "probes-3"
+    assert ActivationMatching.info.track == "probes-256"
+
+
 def test_permuted_networks_are_matched_exactly():
     dataset, _ = networks()
     method, scrambled = fitted(dataset, num_images=40), dataset.scrambled(salt="a")

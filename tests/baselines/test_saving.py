@@ -18,6 +18,7 @@ from baselines.weight_statistics import WeightStatistics
 from ngbench.errors import MethodError, NotApplicableError, ResultError
 from ngbench.methods import Budget, Problem, RunContext, check_applicable, make_method, method_class, methods
 from ngbench.metrics import ACCURACY, KENDALL_TAU
+from ngbench.tasks import TASKS
 from ngbench.testing import ONE_STRUCTURE, SEVERAL_STRUCTURES, fake_dataset
 
 CONTEXT = RunContext(seed=3, budget=Budget(max_epochs=1, num_candidates=1))
@@ -60,7 +61,7 @@ def cases():
 @pytest.mark.parametrize(("name", "problem", "topologies", "settings"), list(cases()))
 def test_what_is_loaded_answers_to_the_bit_as_what_was_saved(name, problem, topologies, settings, tmp_path):
     try:
-        check_applicable(name, problem.kind)
+        check_applicable(name, next(task for task in TASKS.values() if task.kind == problem.kind))
     except NotApplicableError:
         pytest.skip("not applicable")
     method = fitted(name, problem, topologies, **settings)

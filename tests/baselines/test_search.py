@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from baselines import search
 from baselines.search import Search, fit, main, read, table
 from ngbench.errors import ConfigError
+from ngbench.loading import ZooPrograms
 from ngbench.methods import MethodInfo
 from ngbench.store import Zoo
 
@@ -44,6 +45,20 @@ def test_a_fit_is_scored_on_the_validation_split_and_the_test_split_stays_closed
     record = fit(next(Search.load(path).fits()), "cpu")
     assert set(opened) == {"train", "val"}
     assert (record["val"], record["num_parameters"], record["device"]) == (0.0, 1, "cpu")
+
+
+def test_a_matcher_is_scored_by_midpoints_on_validation_images(monkeypatch):
+    opened, labelled = [], ZooPrograms.labelled
+    monkeypatch.setattr(
+        ZooPrograms,
+        "labelled",
+        lambda self, part, *args, **options: opened.append(part) or labelled(self, part, *args, **options),
+    )
+    about = {"method": "naive", "task": "merging", "zoo": "digits-mlp", "settings": {}, "seed": 0}
+    record = fit(about, "cpu")
+    assert set(opened) == {"train", "val"}
+    assert 0.4 < record["val"] < 0.7
+    assert record["recovery_0.3"] < 0.2 < record["barrier"]
 
 
 def test_a_setting_that_fails_is_a_record_with_the_reason(path):

@@ -87,7 +87,10 @@ def test_a_method_that_breaks_its_word_ends_with_one():
         (("--all", "--method", "mean"), "got both --all and --method"),
         (("--method", "ng-gn"), "unknown method 'ng-gn': did you mean 'ng-gnn'"),
         (("--method", "mean", "--method", "flat-ml"), "did you mean 'flat-mlp'"),
-        (("--method", "majority"), "method 'majority' is not applicable to regression"),
+        (
+            ("--method", "majority"),
+            "method 'majority' is not applicable to generalization: it answers classification alone; expected one of",
+        ),
         (("--method", "mean", "--zoo", "digits-cn"), "did you mean 'digits-cnn'"),
         (("--method", "mean", "--set", "width=3"), "method 'mean' has no settings; got width"),
         (("--method", "flat-mlp", "--set", "wdth=3"), "method 'flat-mlp' has no setting 'wdth'"),

@@ -44,6 +44,10 @@ def asked(monkeypatch, small_zoo_path, tmp_path):
         (("--suite", "digits", "--task", "merging"), "--task cannot be given beside --suite, which names its own tasks and zoos"),
         (("--suite", "digits", "--zoo", "digits-cnn", "--target", "optimizer"), "--zoo, --target cannot be given beside --suite"),
         (("--suite", "digits", "--split", "default", "--set", "width=4"), "--split, --set cannot be given beside --suite"),
+        (
+            ("--suite", "digits", "--set", "epochs=3"),
+            "--set cannot be given beside --suite, which runs its methods as",
+        ),
         (("--suite", "digit"), "unknown suite 'digit': did you mean 'digits'"),
         (("--suite", "digits", "--method", "ng-gn"), "unknown method 'ng-gn': did you mean 'ng-gnn'"),
         (("--suite", "digits", "--device", "tpu9"), "device is 'tpu9'; expected one that this machine has"),
@@ -73,7 +77,7 @@ def test_tables_are_printed_and_written_and_cells_that_are_not_run_are_no_failur
     assert calls == [((0, 2), ("ng-t", "deepset"), str(tmp_path / "runs"), "cpu")]
     assert "### Predicting generalization on" in shown.stdout
     assert r"| ng-t | it takes \| hours |" in shown.stdout
-    assert "| random-embedding | method 'random-embedding' is not applicable to regression" in shown.stdout
+    assert "| random-embedding | method 'random-embedding' is not applicable to generalization: it has no predict" in shown.stdout
     path = tmp_path / "runs/digits.md"
     assert f"tables   {path}" in shown.stdout
     assert path.read_text(encoding="utf-8").strip() in shown.stdout

@@ -36,6 +36,9 @@ def mish():
 
 def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10)), torch.zeros(1, 1, 8, 8)
+
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 10)), torch.zeros(1, 1, 8, 8)
 """
 NAMES = {"conv0": "left", "conv1": "right", "head": "out"}
 ROW = 22
@@ -72,6 +75,7 @@ def place(tmp_path, monkeypatch, small_zoo_path):
     for seed, name in enumerate(("a.pt", "b.pt")):
         torch.manual_seed(seed)
         torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10)).state_dict(), name)
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 10)).state_dict(), "wide.pt")
     yield tmp_path
     sys.modules.pop("own_command_file", None)
 
@@ -146,6 +150,26 @@ def test_merge_gives_json_and_takes_a_dataset_of_ones_own_scale(place):
     assert found["before"]["losses"] != json.loads(ngbench(*arguments, "--json").stdout)["before"]["losses"]
 
 
+def test_merge_of_a_wider_network_says_that_nothing_lies_between_both_as_they_are(place):
+    arguments = ["merge", "a.pt", "wide.pt", "--module", "own_command_file:mlp", "--module-b", "own_command_file:wide"]
+    arguments += ["--images", "digits", "--out", "m.pt"]
+    shown = ngbench(*arguments).stdout
+    before = next(line.split() for line in shown.splitlines() if line.startswith("as they are"))
+    assert [place for place, word in enumerate(before[3:]) if word == "—"] == [0, 2, 5]
+    for text in ("transported", "A and B differ in width", "spread   9 neurons of B over those of A", "written  m.pt"):
+        assert text in shown
+    found = json.loads(ngbench(*arguments, "--json").stdout)
+    assert (found["before"]["barrier"], found["moved"], found["nodes"]) == (None, None, 9)
+    assert found["before"]["accuracies"][0] == found["after"]["accuracies"][0]
+    nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10)).load_state_dict(torch.load("m.pt"))
+
+
+def test_merge_of_a_network_with_itself_moves_none_of_its_neurons(place):
+    arguments = ["merge", "a.pt", "a.pt", "--module", "own_command_file:mlp", "--images", "digits", "--out", "m.pt"]
+    for by in ("naive", "weight-matching"):
+        assert "moved    0 of 7 neurons of B" in ngbench(*arguments, "--by", by).stdout
+
+
 MERGE = ["merge", "a.pt", "b.pt", "--module", "own_command_file:mlp", "--images", "digits"]
 
 
@@ -169,6 +193,10 @@ MERGE = ["merge", "a.pt", "b.pt", "--module", "own_command_file:mlp", "--images"
         ([*MERGE, "--out", "m.pt", "--mean", "dark"], "--mean is 'dark'; expected numbers"),
         ([*MERGE, "--out", "m.pt", "--images", "gone"], "no images 'gone'"),
         (["merge", "own.pt", *MERGE[2:], "--out", "m.pt"], "weights in own.pt do not fit"),
+        (
+            ["merge", "a.pt", "wide.pt", *MERGE[3:], "--module-b", "own_command_file:wide", "--out", "m.pt", "--by", "naive"],
+            "method 'naive' embeds no nodes, by which alone networks of different widths are brought together",
+        ),
     ],
 )
 def test_a_mistake_in_use_gets_one_sentence_and_exit_code_two_and_writes_nothing(runs, place, arguments, message):

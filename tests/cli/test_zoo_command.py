@@ -1,10 +1,13 @@
 """``ngbench zoo`` on a zoo of several families, as a user types it."""
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from ngbench.cli import main
+from ngbench.store import RELEASED, open_zoo
+from ngbench.zoo.recipe import recipe_names
 
 
 def ngbench(*arguments, exit_code=0):
@@ -33,6 +36,43 @@ def test_info_tells_every_split_and_column(made):
     assert "test 2 (no run is in two)" in text
     for column in ("family", "corpus", "width", "depth", "kernel_size", "norm", "num_classes", "num_parameters"):
         assert column in text
+
+
+def test_list_tells_the_released_zoos_and_every_recipe_with_what_it_makes():
+    text = " ".join(ngbench("zoo", "list").stdout.split())
+    for name in recipe_names():
+        assert f" {name} " in text
+    assert "SIRENs of 8 × 8 handwritten digits, all fitted from the same initial weights" in text
+    assert "digits-inr-shared" not in RELEASED
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("nope", "unknown metadata column of zoo 'digits-mlp' 'nope'"),
+        ("optimizer", "column 'optimizer' of zoo 'digits-mlp' holds text; expected a --column of numbers"),
+    ],
+)
+def test_a_column_that_cannot_be_drawn_is_refused_before_anything_is_printed(column, message):
+    result = ngbench("zoo", "info", "digits-mlp", "--column", column, exit_code=2)
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_info_draws_the_range_that_there_is_and_prints_integers_in_full():
+    lines = ngbench("zoo", "info", "digits-mlp").stdout.splitlines()
+    assert "256 networks on 1 topology, 4.8 MB, licence CC-BY-4.0" in lines
+    accuracies = open_zoo("digits-mlp").metadata["test_accuracy"]
+    bars = lines[lines.index("test_accuracy") + 2 :]
+    assert len(bars) == len(np.unique(accuracies))
+    assert (bars[0].split()[0], bars[-1].split()[1]) == (f"{accuracies.min():.4f}", f"{accuracies.max():.4f}")
+    assert sum(int(bar.split()[2]) for bar in bars) == len(accuracies)
+    assert str(open_zoo("digits-mlp").metadata["seed"].max()) in " ".join(lines)
+
+
+def test_a_column_of_one_value_is_told_and_not_drawn():
+    text = ngbench("zoo", "info", "digits-mlp", "--column", "learning_rate").stdout
+    assert text.endswith("learning_rate\n0.03 in all networks\n")
 
 
 def test_verify_proves_a_zoo_of_several_families(made):

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ngbench.errors import SplitError
+from ngbench.errors import PredictionsError, SplitError
 from ngbench.evaluation.blinding import in_order, permitted, shown
 from ngbench.evaluation.networks import networks_of
 from ngbench.loading import ZooPrograms
@@ -37,7 +37,7 @@ def norms(networks):
 def test_answers_come_back_in_the_order_in_which_the_networks_stood(networks):
     given, order = shown(networks, READS)
     assert order.tolist() != list(range(23))
-    np.testing.assert_array_equal(in_order(norms(given), order), norms(networks))
+    np.testing.assert_array_equal(in_order(norms(given), order, method="norms"), norms(networks))
 
 
 def test_a_network_and_its_scrambled_copy_share_neither_name_nor_place(networks):
@@ -81,3 +81,10 @@ def test_what_is_probed_tells_of_neither_target():
     assert not {"family", "activation"} & set(hidden.hyperparameters)
     assert max(len(bundle.variants) for bundle in plain.bundles) > 1
     assert all(len(bundle.variants) == 1 for bundle in hidden.bundles)
+
+
+@pytest.mark.parametrize("shape", [(3,), (0,), (8, 2), ()])
+def test_answers_for_more_or_fewer_networks_than_were_shown_are_refused(shape):
+    text = rf"method 'short' gave answers of shape \[{', '.join(map(str, shape))}\]; expected one for each of the 7 networks"
+    with pytest.raises(PredictionsError, match=text):
+        in_order(np.zeros(shape), np.arange(7), method="short")

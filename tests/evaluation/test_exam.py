@@ -5,11 +5,10 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 import ngbench
-from ngbench.errors import GraphError, NotApplicableError, PredictionsError, SplitError
-from ngbench.evaluation import Predictions, Result, exam_of, rescore
+from ngbench.errors import ConfigError, GraphError, NotApplicableError, PredictionsError, SplitError
+from ngbench.evaluation import Predictions, Result, exam_of, rescore, run_beside_baselines
 from ngbench.evaluation.networks import examples_of, networks_of, problem_of
 from ngbench.evaluation.plots import draw_predictions
-from ngbench.evaluation.protocol import Bench
 from ngbench.methods import MethodInfo, methods
 from ngbench.metrics import METRICS
 from ngbench.store import ZooInfo, ZooWriter, open_zoo
@@ -202,9 +201,39 @@ def test_a_column_of_one_value_is_refused(zoo):
 
 def test_a_column_that_the_zoo_lacks_is_refused(zoo):
     with pytest.raises(
-        SplitError, match="zoo 'kinds' has no column 'family' for task 'classification'; expected one among activ"
+        SplitError,
+        match="zoo 'kinds' has no column 'family' for task 'classification', which is asked of digits-inr, digits-park; expected "
+        "one of these zoos, or --target with a column of this one: activation, optimizer, schedule$",
     ):
         exam_of(asked("family"), zoo)
+
+
+@pytest.mark.parametrize("name", ["classification", "generalization", "retrieval"])
+def test_a_column_that_only_says_which_network_it_is_is_refused(name):
+    park = open_zoo("digits-park")
+    with pytest.raises(ConfigError, match="column 'seed' of zoo 'digits-park' only says which network it is; expected one that"):
+        exam_of(TASKS[name].asked("digits-park", target="seed"), park)
+
+
+def test_a_column_of_text_is_no_number_to_tell(zoo):
+    with pytest.raises(
+        ConfigError,
+        match="column 'optimizer' of zoo 'kinds' holds text; expected one that task 'generalization' can ask about: init_scale,",
+    ):
+        exam_of(asked("optimizer", name="generalization"), zoo)
+
+
+def test_the_columns_of_a_task_may_be_asked_about_whatever_their_role():
+    inr = open_zoo("digits-inr")
+    assert inr.columns["label"].role == "identity"
+    assert len(exam_of(TASKS["classification"].asked("digits-inr"), inr).classes) == 10
+
+
+def test_many_classes_that_training_lacks_are_counted_and_some_are_named(zoo):
+    with pytest.raises(
+        SplitError, match=r"column 'init_scale' of zoo 'kinds' has \d+ values, such as [^,]+(, [^,]+){3}, …, in sp"
+    ):
+        exam_of(asked("init_scale"), zoo)
 
 
 @pytest.mark.parametrize("target", ["optimizer", "activation", "init_scale"])
@@ -297,14 +326,28 @@ def test_two_targets_have_folders_and_identities_of_their_own(zoo_path, tmp_path
 
 
 def test_a_method_that_does_not_solve_the_kind_is_refused_before_anything_is_fitted(zoo_path, tmp_path):
-    with pytest.raises(NotApplicableError, match="method 'mean' is not applicable to classification: it says so itself; choose"):
+    with pytest.raises(NotApplicableError, match="method 'mean' is not applicable to classification: it answers gener"):
         ngbench.run("mean", "classification", zoo_path, target="optimizer", out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_baselines_that_read_one_architecture_are_left_out_on_several(zoo_path, tmp_path):
-    task = TASKS["classification"].model_copy(update={"baselines": ("majority", "flat-mlp", "weight-statistics")})
+class Refuses(ByScale):
+    """Reads no network of any zoo."""
+
+    def fit(self, problem, train, val, context):
+        raise GraphError(f"{len(train)} networks cannot be run; expected programs")
+
+
+def test_a_baseline_that_cannot_read_a_zoo_has_a_reason_and_the_method_its_result(tmp_path, monkeypatch):
+    monkeypatch.setitem(methods._entries, "test-refuses", Refuses)
+    quick(monkeypatch, baselines=("majority", "flat-mlp", "test-refuses", "test-by-scale"))
     several = written(tmp_path / "several.h5", SEVERAL_STRUCTURES)
-    options = {"target": "optimizer", "out": tmp_path, "device": "cpu"}
-    assert Bench.open(task, zoo_path, **options).baselines == ("majority", "flat-mlp", "weight-statistics")
-    assert Bench.open(task, several, **options).baselines == ("majority", "weight-statistics")
+    found = run_beside_baselines("test-by-scale", "test-quick", several, target="optimizer", out=tmp_path)
+    assert [result.method for result in found.results] == ["test-by-scale", "majority"]
+    assert set(found.results[0].differences) == {"majority"}
+    assert set(found.missing) == {"flat-mlp", "test-refuses"}
+    assert "reads one architecture; zoo 'kinds' has" in found.missing["flat-mlp"]
+    assert "networks cannot be run; expected programs" in found.missing["test-refuses"]
+    # the method itself is no row with a reason
+    with pytest.raises(GraphError, match="networks cannot be run"):
+        run_beside_baselines("test-refuses", "test-quick", several, target="optimizer", out=tmp_path)

@@ -12,15 +12,18 @@ from ngbench.alignment import LabelledImages, scores
 from ngbench.errors import MethodError, PredictionsError, SplitError
 from ngbench.evaluation.blinding import shown
 from ngbench.evaluation.merging import MergingImages, matchings, score
-from ngbench.evaluation.merging_items import LARGEST_SET, NOISES, Counts, draw_items
+from ngbench.evaluation.merging_items import draw_items
 from ngbench.graph import NeuralGraph, Program, symmetry
 from ngbench.loading import GraphDataset, KnownPrograms
+from ngbench.tasks import TASKS, MergingPlan
 from ngbench.testing import attention_topology, fake_dataset, mlp_topology, residual_topology
 from ngbench.zoo.architectures import Mlp, build, example_input
 from ngbench.zoo.images import ImagesSpec, load_images
 
 NUM_GRAPHS, WIDTH = 10, 24
-COUNTS = Counts(pairs=6, recoveries=3, triples=4, sets=2)
+PLAN = (
+    TASKS["merging"].plan(MergingPlan).model_copy(update={"num_pairs": 6, "num_recoveries": 3, "num_triples": 4, "num_sets": 2})
+)
 ARCHITECTURE = Mlp(family="mlp", input_shape=(1, 8, 8), width=WIDTH, depth=2, norm="none", num_classes=10)
 
 READS = SimpleNamespace(name="test", access="weights")
@@ -70,7 +73,7 @@ def dataset():
 
 @lru_cache
 def items():
-    return draw_items(dataset(), counts=COUNTS)
+    return draw_items(dataset(), plan=PLAN)
 
 
 def method(**offers):
@@ -103,13 +106,13 @@ def test_items_are_drawn_by_id_whatever_the_order_of_the_networks():
     networks = dataset()
     order = np.random.default_rng(0).permutation(NUM_GRAPHS)
     other = GraphDataset(tuple(networks.ids[k] for k in order), networks.batch(order).bundles, None, {})
-    first, second = (draw_items(found, counts=COUNTS) for found in (networks, other))
+    first, second = (draw_items(found, plan=PLAN) for found in (networks, other))
     for mine, theirs in ((first.pairs, second.pairs), (first.triples, second.triples), (first.sets, second.sets)):
         assert named(first, mine) == named(second, theirs)
     assert first.networks.ids[NUM_GRAPHS:] == second.networks.ids[NUM_GRAPHS:]
     rows = [dict(zip(found.networks.ids, rows_of(found), strict=True)) for found in (first, second)]
     assert all(torch.equal(rows[0][id], rows[1][id]) for id in rows[0])
-    assert named(first, first.pairs) != named(first, draw_items(networks, counts=COUNTS, salt="other").pairs)
+    assert named(first, first.pairs) != named(first, draw_items(networks, plan=PLAN, salt="other").pairs)
 
 
 def rows_of(found):
@@ -124,16 +127,16 @@ def named(found, positions):
 
 def test_items_have_the_numbers_that_were_asked_for_and_different_networks():
     found = items()
-    assert (found.pairs.shape, found.triples.shape, found.sets.shape) == ((6, 2), (4, 3), (2, LARGEST_SET))
+    assert (found.pairs.shape, found.triples.shape, found.sets.shape) == ((6, 2), (4, 3), (2, 8))
     assert all(len(set(row)) == len(row) for positions in (found.pairs, found.triples, found.sets) for row in positions.tolist())
     assert len({frozenset(pair) for pair in found.pairs.tolist()}) == 6
-    assert [item.noise for item in found.recoveries] == 3 * list(NOISES)
+    assert [item.noise for item in found.recoveries] == 3 * [0.0, 0.1, 0.3, 1.0]
     assert len(found.matches) == 6 + 12 + 12 + 14
     assert max(found.pairs.max(), found.triples.max(), found.sets.max()) < NUM_GRAPHS
 
 
 def test_all_pairs_there_are_is_the_most():
-    found = draw_items(dataset(), counts=replace(COUNTS, pairs=1000))
+    found = draw_items(dataset(), plan=PLAN.model_copy(update={"num_pairs": 1000}))
     assert len(found.pairs) <= NUM_GRAPHS * (NUM_GRAPHS - 1) / 2
     assert len(found.pairs) > 40
 
@@ -141,7 +144,7 @@ def test_all_pairs_there_are_is_the_most():
 def test_networks_are_matched_with_others_of_their_topology_corpus_and_another_run():
     networks = fake_dataset((mlp_topology((4, 6, 3)), mlp_topology((4, 5, 3))), num_graphs=40, seed=1)
     corpora, runs = [f"corpus {k % 3}" for k in range(40)], [k // 8 for k in range(40)]
-    found = draw_items(networks, corpora=corpora, runs=runs)
+    found = draw_items(networks, plan=TASKS["merging"].plan(MergingPlan), corpora=corpora, runs=runs)
     assert len(found.pairs) > 5
     for first, second in found.pairs.tolist():
         assert found.topologies[first] == found.topologies[second]
@@ -164,7 +167,7 @@ def test_copies_are_permuted_networks_with_noise_of_the_size_of_each_tensor():
 
 def test_running_statistics_get_no_noise():
     networks = fake_dataset((residual_topology(),), num_graphs=3, seed=1)
-    found = draw_items(networks, counts=COUNTS)
+    found = draw_items(networks, plan=PLAN)
     rows = rows_of(found)
     noisy = next(item for item in found.recoveries if item.noise == 1.0)
     graphs = [NeuralGraph.from_row(residual_topology(), rows[place]) for place in (noisy.network, noisy.copy)]
@@ -245,7 +248,7 @@ def test_scores_follow_from_the_saved_matchings_alone(tmp_path):
 
 def test_matchings_of_networks_of_different_sizes_stand_in_one_array():
     networks = fake_dataset((attention_topology(), mlp_topology((4, 6, 3))), num_graphs=20, seed=1)
-    found = draw_items(networks, counts=COUNTS)
+    found = draw_items(networks, plan=PLAN)
     rng = np.random.default_rng(1)
     embedded = [rng.normal(size=(topology.num_nodes, 3)) for topology in found.topologies]
     taken = matchings(method(embed_nodes=lambda given: [embedded[n] for n in shown(found.networks, READS)[1]]), found)
@@ -298,7 +301,7 @@ def test_matchings_of_another_shape_or_type_are_refused():
 
 def test_numbers_behind_the_last_node_are_refused():
     networks = fake_dataset((attention_topology(), mlp_topology((4, 6, 3))), num_graphs=20, seed=1)
-    found = draw_items(networks, counts=COUNTS)
+    found = draw_items(networks, plan=PLAN)
     embedded = [np.zeros((topology.num_nodes, 1)) for topology in found.topologies]
     taken = matchings(method(embed_nodes=lambda given: [embedded[n] for n in shown(found.networks, READS)[1]]), found)
     row = next(k for k, first in enumerate(found.matches[:, 0]) if found.topologies[first].num_nodes == 13)
@@ -322,4 +325,4 @@ def test_methods_that_leave_networks_out_are_refused():
 def test_networks_that_have_no_equal_are_refused():
     networks = fake_dataset((mlp_topology((4, 6, 3)),), num_graphs=3, seed=1)
     with pytest.raises(SplitError, match="no two of the 3 test networks have topology and corpus in common"):
-        draw_items(networks, corpora=["a", "b", "c"])
+        draw_items(networks, plan=PLAN, corpora=["a", "b", "c"])

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
-from importlib import resources
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
+from baselines.matching import Naive
 from ngbench.errors import PredictionsError
 from ngbench.evaluation.exam import orbit_salt
 from ngbench.evaluation.merging import MergingExam
-from ngbench.evaluation.merging_items import Counts, draw_items
 from ngbench.evaluation.predictions import Predictions
 from ngbench.graph import symmetry
 from ngbench.loading import GraphDataset, ZooPrograms
+from ngbench.metrics import facts_of
 from ngbench.store import generate, open_zoo
-from ngbench.tasks.task import Task
+from ngbench.tasks import TASKS, MergingPlan
 from ngbench.zoo.recipe import load_recipe
 
 SHORT = {"epochs": 4, "learning_rate": 0.01}
-COUNTS = Counts(pairs=4, recoveries=2, triples=2, sets=1)
+FEW = {"num_pairs": 4, "num_recoveries": 2, "num_triples": 2, "num_sets": 1}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,8 @@ def exam(tmp_path_factory):
     update = {"num_runs": 64, "architecture": design, "hyperparameters": {**recipe.hyperparameters, **short}}
     path = tmp_path_factory.mktemp("merging") / "small.h5"
     generate(recipe.model_copy(update=update), path)
-    content = yaml.safe_load((resources.files("ngbench.tasks") / "merging.yaml").read_text(encoding="utf-8"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngbench.evaluation.merging.draw_items", partial(draw_items, counts=COUNTS))
-        yield MergingExam(Task.model_construct(**content), open_zoo(path))
+    plan = TASKS["merging"].plan(MergingPlan).model_copy(update=FEW)
+    return MergingExam(TASKS["merging"].model_copy(update={"merging": plan}), open_zoo(path))
 
 
 def asked(exam, method):
@@ -78,6 +74,11 @@ def test_scores_of_scrambled_networks_are_the_same_where_a_method_is_invariant_a
     assert invariant.scores["endpoint_accuracy"] == pytest.approx(stands.scores["endpoint_accuracy"])
     assert invariant.scores["midpoint_accuracy"] > stands.scores["midpoint_accuracy"]
     assert np.isnan(invariant.shifts).all()
+
+
+def test_what_is_measured_is_what_the_task_lists(exam):
+    measured = exam.measured(asked(exam, STANDS).values).metrics
+    assert sorted(measured) == sorted((*exam.task.metrics, *exam.task.more_metrics))
 
 
 def test_the_worst_scrambled_copy_is_reported(exam):
@@ -131,3 +132,11 @@ def test_images_are_those_of_the_zoo_s_test_part(exam):
     assert len(images.test.labels) == len(labels)
     assert torch.equal(images.test.labels.sort().values, labels.sort().values)
     assert images.train.shape == (512, *expected.shape[1:])
+
+
+def test_numbers_of_merging_lie_within_the_bounds_that_are_said(exam):
+    found = exam.score(asked(exam, Naive())).scores
+    for name, value in found.items():
+        low, high = facts_of(name).bounds
+        assert low <= value <= high
+    assert facts_of("barrier").bounds[0] == 0 > facts_of("barrier_area").bounds[0]

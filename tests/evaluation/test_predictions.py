@@ -50,14 +50,16 @@ def test_missing_extra_and_double_rows_are_refused_by_name(ids, message):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_is_refused_by_name(bad):
-    with pytest.raises(PredictionsError, match=r"1 of the values are not finite \(c\)"):
+    with pytest.raises(PredictionsError, match=r"1 of the values are not finite \(c\) in the predictions of method 'mean'"):
         predictions(values=(0.1, 0.2, bad, 0.4)).aligned(IDS)
     with pytest.raises(PredictionsError, match=r"1 of the scrambled are not finite \(a\)"):
         predictions(scrambled=((0.1, 0.2, 0.3, 0.4), (bad, 0.2, 0.3, 0.4))).aligned(IDS)
 
 
 def test_columns_of_another_shape_or_type_are_refused():
-    with pytest.raises(PredictionsError, match=r"values .* shape \(3,\); expected numbers for 4 rows"):
+    with pytest.raises(
+        PredictionsError, match=r"values of the predictions of method 'mean' .* shape \(3,\); expected numbers for 4"
+    ):
         predictions(values=[0.1, 0.2, 0.3], scrambled=[[0.5, 0.6, 0.7]]).aligned(IDS)
     with pytest.raises(PredictionsError, match="have type <U1"):
         predictions(values=["x", "y", "z", "w"]).aligned(IDS)

@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 import ngbench
 from ngbench.errors import ConfigError, NgbenchError, PredictionsError, ResultError, SplitError, UnknownNameError
-from ngbench.evaluation import Predictions, Result, identity, protocol, rescore, run_beside_baselines
+from ngbench.evaluation import Predictions, Result, SeedResult, identity, protocol, rescore, run_beside_baselines
 from ngbench.evaluation.plots import draw_predictions
 from ngbench.evaluation.result import Spread
 from ngbench.loading import GraphDataset
@@ -77,6 +77,7 @@ def result(small_zoo_path, tmp_path):
 
 
 FOLDER = "test-quick/small-v1/test-recorder"
+SEEDS = (0, 1)
 
 
 def test_the_scores_are_those_of_an_independent_computation(result, small_zoo_path):
@@ -152,7 +153,7 @@ def test_the_seconds_of_an_interrupted_fit_count(small_zoo_path, tmp_path, monke
     result = ngbench.run("test-interrupted", "test-quick", small_zoo_path, out=tmp_path)
     assert 0.6 < result.seeds[0].fit_s < 3
     folder = tmp_path / "test-quick/small-v1/test-interrupted/seed-0"
-    assert sorted(path.name for path in folder.iterdir()) == ["predictions.npz", "seed.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.npz", "seed.json", "val-predictions.npz"]
 
 
 def test_predictions_that_are_not_finite_are_refused_and_nothing_is_kept(small_zoo_path, tmp_path):
@@ -162,7 +163,7 @@ def test_predictions_that_are_not_finite_are_refused_and_nothing_is_kept(small_z
 
 
 def test_trivial_baselines_stand_beside_the_result(small_zoo_path, tmp_path):
-    results = run_beside_baselines("test-recorder", zoo=small_zoo_path, out=tmp_path)
+    results = run_beside_baselines("test-recorder", zoo=small_zoo_path, out=tmp_path).results
     assert {r.method for r in results} == {"test-recorder", *TASKS["generalization"].baselines}
     assert results[0].method == "test-recorder"
     assert set(results[0].differences) == set(TASKS["generalization"].baselines)
@@ -171,6 +172,42 @@ def test_trivial_baselines_stand_beside_the_result(small_zoo_path, tmp_path):
         scores = [r.scores["kendall_tau"].mean for r in (results[0], by_name[name])]
         assert difference.score == pytest.approx(scores[0] - scores[1], abs=1e-12)
         assert difference.low <= difference.score <= difference.high
+
+
+def test_a_result_of_fewer_seeds_does_not_take_the_place_of_one_of_more(result, small_zoo_path, tmp_path, monkeypatch):
+    fewer = ngbench.run("test-recorder", "test-quick", small_zoo_path, seeds=(1,), out=tmp_path)
+    assert [seed.seed for seed in fewer.seeds] == [1]
+    assert Result.load(tmp_path / FOLDER) == result
+    more = ngbench.run("test-recorder", "test-quick", small_zoo_path, seeds=(0, 1, 2, 3), out=tmp_path)
+    assert Result.load(tmp_path / FOLDER) == more
+    # of other code each takes the place of what stands there
+    monkeypatch.setattr(identity, "source_digest", lambda cls: "another")
+    other = ngbench.run("test-recorder", "test-quick", small_zoo_path, seeds=(1,), out=tmp_path)
+    assert Result.load(tmp_path / FOLDER) == other
+
+
+def test_what_other_versions_of_libraries_made_is_fitted_again(result, small_zoo_path, tmp_path, monkeypatch):
+    num_fits = len(CALLS)
+    monkeypatch.setattr(identity, "versions_of", lambda packages: dict.fromkeys(packages, "99.0"))
+    assert not measured(small_zoo_path, tmp_path)
+    ngbench.run("test-recorder", "test-quick", small_zoo_path, seeds=SEEDS, out=tmp_path)
+    assert len(CALLS) > num_fits
+
+
+def measured(zoo_path, out, seeds=None):
+    zoo = open_zoo(zoo_path)
+    task = TASKS["test-quick"].asked(zoo.name)
+    device = protocol.checked_device(None)
+    return identity.is_measured(task, zoo, "test-recorder", SEEDS if seeds is None else seeds, out=out, device=device)
+
+
+@pytest.mark.parametrize("gone", ["predictions.npz", "val-predictions.npz", "seed.json"])
+def test_a_run_without_the_files_that_it_follows_from_is_not_measured(result, small_zoo_path, tmp_path, gone):
+    assert measured(small_zoo_path, tmp_path)
+    assert measured(small_zoo_path, tmp_path, SEEDS[:1])
+    assert not measured(small_zoo_path, tmp_path, (*SEEDS, 17))
+    (tmp_path / FOLDER / f"seed-{SEEDS[-1]}" / gone).unlink()
+    assert not measured(small_zoo_path, tmp_path)
 
 
 def test_a_saved_result_loads_and_follows_from_its_predictions(result, small_zoo_path, tmp_path):
@@ -187,7 +224,9 @@ def test_a_number_that_does_not_follow_from_the_predictions_is_found(result, sma
     fields["seeds"][1]["scores"]["mae"] = 0.25
     (folder / "result.json").write_text(json.dumps(fields))
     _, differences = rescore(folder, zoo=open_zoo(small_zoo_path))
-    assert [(d.seed, d.name, d.stored) for d in differences] == [(1, "mae", 0.25)]
+    own = SeedResult.model_validate(fields["seeds"][1]).scores["mae"]
+    assert [(d.seed, d.name, d.stored) for d in differences] == [(1, "seed.json scores mae", own), (1, "scores mae", own)]
+    assert own == 0.25
 
 
 def test_a_result_of_another_zoo_is_not_rescored(result, tmp_path):
@@ -302,3 +341,35 @@ def test_predictions_name_their_origin(result, tmp_path, small_zoo_path):
         "method": "test-recorder", "task": "test-quick", "task_version": 1, "zoo": "small",
         "zoo_sha256": open_zoo(small_zoo_path).sha256, "split": "default", "target": "test_accuracy", "seed": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "doing"), [("fit", "fitted"), ("predict", "asked about the test networks")])
+def test_a_fault_in_a_method_ends_with_a_line_that_names_it(small_zoo_path, tmp_path, monkeypatch, call, doing):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError("3 /\n0")
+
+    monkeypatch.setattr(Recorder, call, fail)
+    with pytest.raises(ZeroDivisionError) as caught:
+        ngbench.run("test-recorder", "test-quick", small_zoo_path, out=tmp_path)
+    assert caught.value.__notes__ == [f"method 'test-recorder' failed while it was {doing}: ZeroDivisionError: 3 / 0"]
+
+
+def test_settings_beyond_the_budget_are_refused_before_anything_is_fitted(small_zoo_path, tmp_path):
+    text = "setting 'epochs' of method 'flat-mlp' is 61, beyond the budget of task 'generalization'; expected at most 60 epochs"
+    with pytest.raises(ConfigError, match=text):
+        ngbench.run("flat-mlp", "generalization", small_zoo_path, settings={"epochs": "61"}, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_that_another_task_asked_for_is_no_result_and_says_so(result, tmp_path):
+    folder = tmp_path / FOLDER
+    (folder / "result.json").unlink()
+    text = "test-recorder has no result.json; expected .* finished: its seeds were fitted for another task, such as retrieval"
+    with pytest.raises(ResultError, match=text):
+        Result.load(folder)
+
+
+def test_a_result_that_is_no_json_is_refused_with_what_is_wrong(tmp_path):
+    (tmp_path / "result.json").write_text("no")
+    with pytest.raises(ResultError, match=r"result\.json is no Result that this ngbench can read \(Invalid JSON: "):
+        Result.load(tmp_path)

@@ -7,7 +7,8 @@ import ngbench
 from ngbench.errors import PredictionsError
 from ngbench.evaluation import Predictions, exam_of, rescore, retrieval
 from ngbench.methods import MethodInfo, methods
-from ngbench.metrics.retrieval import cosine_similarity, relevance, retrieval_scores
+from ngbench.metrics import METRICS
+from ngbench.metrics.retrieval import RETRIEVAL_SCORES, cosine_similarity, relevance
 from ngbench.store import open_zoo
 from ngbench.tasks import TASKS
 from ngbench.testing import fake_dataset
@@ -15,8 +16,14 @@ from ngbench.testing import fake_dataset
 NUM_COPIES, NUM_NEAR = 3, 5
 
 
-def planted_distance(zoo, rows):
+def retrieval_scores(similarity, grades):
+    """What each metric of rankings says of each query."""
+    return {name: METRICS[name].of_rows(*METRICS[name].checked(similarity, grades)) for name in RETRIEVAL_SCORES}
+
+
+def planted_distance(zoo, rows, *, num_inputs=256):
     """Near are the networks of a class whose scales are near."""
+    assert num_inputs == 256
     scale, label = (zoo.metadata[name][rows] for name in ("init_scale", "activation"))
     return (np.abs(scale[:, None] - scale) + 100 * (label[:, None] != label)).astype(np.float32)
 
@@ -47,7 +54,8 @@ def answers(exam, values, scrambled):
 def expected(exam, values, mates):
     """What the metrics give, by way of the scores of queries."""
     distance = planted_distance(exam.zoo, exam.rows)
-    rows = retrieval_scores(cosine_similarity(values, mates), relevance(exam.zoo.metadata["activation"][exam.rows], distance))
+    grades = relevance(exam.zoo.metadata["activation"][exam.rows], distance, num_near=NUM_NEAR)
+    rows = retrieval_scores(cosine_similarity(values, mates), grades)
     return {name: np.nanmean(rows[name]) for name in exam.task.metrics}
 
 

@@ -11,7 +11,18 @@ import pytest
 import ngbench
 from ngbench.evaluation import Result, rescore
 from ngbench.evaluation.suite import State, SuiteCell
-from ngbench.evaluation.tables import Question, Row, as_markdown, overall, questions, transfer_matrix, write_tables
+from ngbench.evaluation.tables import (
+    Question,
+    Row,
+    as_markdown,
+    is_foreign,
+    left_out,
+    memory,
+    overall,
+    questions,
+    transfer_matrix,
+    write_tables,
+)
 from ngbench.methods import MethodInfo, methods
 from ngbench.metrics import facts_of
 from ngbench.store import open_zoo
@@ -152,21 +163,30 @@ def lines_of(found):
 
 def test_every_number_of_a_row_is_that_of_the_result_file_which_the_predictions_give_again(question, states, small_zoo_path):
     shown, metrics = lines_of([question]), TASKS["generalization"].metrics
-    headings = [facts_of(metrics[0]).title, "scrambled", *(facts_of(name).title for name in metrics[1:]), "parameters", "fit"]
+    headings = [
+        facts_of(metrics[0]).title,
+        "95% interval",
+        "scrambled",
+        *(facts_of(name).title for name in metrics[1:]),
+        "parameters",
+        "fit",
+    ]
     assert shown["method"] == headings
+    best = {name for name in ("test-of-scale", "test-twin") if question.rows[0].is_tied}
     for row in question.rows[:6]:
         folder = folder_of(states, row.method)
         result, differences = rescore(folder, zoo=open_zoo(small_zoo_path))
         assert differences == []
         assert result == row.result == Result.load(folder)
         scores = [[seed.scores[name] for seed in result.seeds] for name in metrics]
-        primary = f"{np.mean(scores[0]):.3f} ± {np.std(scores[0], ddof=1):.3f}"
-        worst = np.mean([seed.scrambled_scores[metrics[0]] for seed in result.seeds])
-        expected = [f"**{primary}**" if row.is_tied else primary, f"{worst:.3f}", *(f"{np.mean(own):.3f}" for own in scores[1:])]
-        assert shown[row.method][: len(expected)] == expected
+        scores.insert(1, [seed.scrambled_scores[metrics[0]] for seed in result.seeds])
+        primary, *others = (f"{np.mean(own):z.3f} ± {np.std(own, ddof=1):.3f}" for own in scores)
+        ends = f"{result.interval.low:z.3f} … {result.interval.high:z.3f}"
+        expected = [f"**{primary}**" if row.method in best else primary, ends, *others]
+        assert shown[f"{row.method} †"][: len(expected)] == expected
         size = {"test-guess": "—", "test-prober": "—", "mean": "1"}.get(row.method, "1,234")
         fit_s = np.mean([seed.fit_s for seed in result.seeds])
-        assert shown[row.method][len(expected) :] == [size, f"{fit_s:.0f} s"]
+        assert shown[f"{row.method} †"][len(expected) :] == [size, f"{fit_s:.0f} s"]
 
 
 def test_rows_of_a_table_have_the_columns_of_its_heading_whatever_a_reason_says(question):
@@ -185,7 +205,12 @@ def test_tracks_are_headed_once_each(question):
 
 
 def test_a_title_names_what_is_asked_about_where_there_is_a_choice(question):
-    assert question.title == f"Predicting generalization on {question.zoo}"
+    assert question.title == f"Predicting generalization on {question.zoo} (not part of the protocol)"
+    park = TASKS["generalization"].asked("digits-park")
+    assert Question(park, "digits-park", ()).title == "Predicting generalization on digits-park"
+    rate = park.asked("digits-park", target="learning_rate")
+    title = "Predicting generalization of learning rate on digits-park (not part of the protocol)"
+    assert Question(rate, "digits-park", ()).title == title
     task = TASKS["classification"].asked("digits-park", target="optimizer")
     assert Question(task, "digits-park", ()).title == "Classification of optimizer on digits-park"
     assert Question(TASKS["merging"].asked(), "digits-mlp", ()).title == "Merging on digits-mlp"
@@ -194,7 +219,7 @@ def test_a_title_names_what_is_asked_about_where_there_is_a_choice(question):
 def test_a_method_is_ranked_within_its_track(question):
     ranks = {row.method: question.rank(row.method) for row in question.rows}
     assert ranks == {
-        "test-of-scale": 1, "test-twin": 2, "test-guess": 3, "test-prober": 1, "test-longer": 1, "mean": 1,
+        "test-of-scale": 1.5, "test-twin": 1.5, "test-guess": 3, "test-prober": 1, "test-longer": 1, "mean": 1,
         "test-lost": None, "test-merger": None, "test-slow": None,
     }  # fmt: skip
 
@@ -222,14 +247,92 @@ def test_transfer_is_a_matrix_of_what_was_fitted_for_by_what_was_probed_mean_ove
     assert "Transfer" not in as_markdown([question])
 
 
+def place(question, *scores, task="generalization", tied=()):
+    """A table of one track with methods a, b, … of these scores."""
+    result = question.rows[0].result
+    made = [
+        result.model_copy(update={"scores": {"kendall_tau": result.scores["kendall_tau"].model_copy(update={"mean": score})}})
+        for score in scores
+    ]
+    asked = question.task.model_copy(update={"name": task, "metrics": ("kendall_tau",)})
+    rows = [Row(name, own, None, name in tied) for name, own in zip("abcdef", made, strict=False)]
+    return Question(asked, "zoo", tuple(rows))
+
+
+def as_mae(row):
+    """The same number as an error."""
+    scores = {"mae": row.result.scores["kendall_tau"]}
+    return dataclasses.replace(row, result=row.result.model_copy(update={"scores": scores, "primary": "mae"}))
+
+
+def test_methods_that_are_tied_or_equal_share_the_mean_of_their_places(question):
+    found = place(question, 0.9, 0.8, 0.7, 0.5, 0.5, 0.3, tied=("a", "c"))
+    assert [found.rank(name) for name in "abcdef"] == [1.5, 3, 1.5, 4.5, 4.5, 6]
+    lower = Question(found.task.model_copy(update={"metrics": ("mae",)}), "zoo", tuple(map(as_mae, found.rows)))
+    assert [lower.rank(name) for name in "bdef"] == [6, 4.5, 4.5, 3]
+
+
+def test_a_task_of_many_questions_counts_as_much_as_one_of_a_single(question):
+    many = [place(question, 0.9, 0.1, task="many") for _ in range(3)]
+    single = place(question, 0.1, 0.9, 0.5, task="single")
+    found = overall([*many, single])
+    assert [(standing.method, standing.rank) for standing in found] == [("b", 1.5), ("a", 2.0)]
+    assert {standing.rivals for standing in found} == {"1 to 2"}
+    assert "| b | reads weights | 1.50 | 1 to 2 |" in as_markdown([*many, single])
+
+
 def test_only_methods_that_did_everything_have_a_mean_rank(question):
     rows = {row.method: row for row in question.rows}
     order = ("test-guess", "test-of-scale", "test-prober")
     other = Question(question.task, "another", (*(rows[name] for name in order), Row("test-twin", None, "failed")))
-    assert overall([question, other]) == {"test-prober": 1.0, "test-of-scale": 1.5, "test-guess": 2.0}
-    assert list(overall([question, other])) == ["test-prober", "test-of-scale", "test-guess"]
-    assert "| test-of-scale | 1.50 |" in as_markdown([question, other])
+    found = overall([question, other])
+    assert [(s.method, s.rank, s.rivals) for s in found] == [
+        ("test-prober", 1.0, "0"),
+        ("test-of-scale", 1.25, "1 to 2"),
+        ("test-guess", 2.5, "1 to 2"),
+    ]
     assert "Mean rank" not in as_markdown([Question(question.task, "none", (Row("mean", None, "failed"),))])
+
+
+def test_rows_with_fewer_seeds_than_the_protocol_asks_for_are_marked_and_a_line_says_so(question):
+    text = as_markdown([question])
+    assert "| test-guess † |" in text
+    assert "† Fewer seeds than the 3 that the protocol asks for." in text
+    enough = Question(question.task.model_copy(update={"num_seeds": 2}), question.zoo, question.rows)
+    assert "†" not in as_markdown([enough])
+
+
+def test_the_line_about_the_best_stands_only_where_one_is_marked(question):
+    assert "**Bold**" in as_markdown([question])
+    alone = Question(question.task, question.zoo, tuple(row for row in question.rows if row.method == "test-prober"))
+    assert "**" not in as_markdown([alone])
+
+
+@pytest.mark.parametrize(
+    ("task", "zoo", "target", "expected"),
+    [
+        ("generalization", "digits-cnn", None, False),
+        ("generalization", "digits-cnn", "learning_rate", True),
+        ("classification", "digits-park", "activation", False),
+        ("classification", "digits-park", "norm", True),
+        ("merging", "digits-mlp", None, False),
+        ("merging", "digits-cnn", None, True),
+    ],
+)
+def test_what_the_protocol_does_not_name_is_foreign_to_it(task, zoo, target, expected):
+    assert is_foreign(TASKS[task].asked(zoo, target=target), zoo) is expected
+
+
+def test_baselines_that_cannot_read_a_zoo_are_left_out():
+    assert left_out(TASKS["retrieval"].asked("digits-park"), open_zoo("digits-park")) == ("flat-cosine",)
+    assert left_out(TASKS["retrieval"].asked("digits-inr"), open_zoo("digits-inr")) == ()
+
+
+@pytest.mark.parametrize(("peaks", "shown"), [((0, 999_999), "< 1 MB"), ((3e6, 2.4e9), "2,400 MB"), ((None, None), "—")])
+def test_memory_below_what_can_be_told_is_said_to_be_so(question, peaks, shown):
+    result = question.rows[0].result
+    seeds = [s.model_copy(update={"peak_memory_bytes": peak}) for s, peak in zip(result.seeds, peaks, strict=True)]
+    assert memory(result.model_copy(update={"seeds": tuple(seeds)})) == shown
 
 
 @pytest.mark.parametrize(

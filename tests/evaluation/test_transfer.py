@@ -96,7 +96,8 @@ def test_what_probes_say_is_kept_beside_the_seed_and_their_scores_follow_from_it
     for target in TARGETS:
         kept, classes = Predictions.load(transfer_file(place, target)), np.unique(zoo.metadata[target])
         assert kept.ids == tuple(zoo.ids[rows].tolist())
-        assert kept.about == {"probe": target, "task": "test-quick", "zoo": "digits-park"}
+        assert kept.about["probe"] == target
+        assert (kept.about["target"], kept.about["zoo_sha256"], kept.about["seed"]) == ("optimizer", zoo.sha256, 0)
         named = classes[kept.values.argmax(1)]
         assert accuracy_score(zoo.metadata[target][rows], named) == result.seeds[0].transfer[target]
     assert transfer_scores(TASKS["test-quick"].asked("digits-park", target="optimizer"), zoo, place) == result.seeds[0].transfer
@@ -108,7 +109,8 @@ def test_scores_of_probes_are_scored_again_with_the_others(finished):
     assert rescore(folder) == (result, [])
     shown = CliRunner().invoke(main, ["evaluate", str(folder)])
     assert shown.exit_code == 0, shown.output
-    assert f"all {2 * 3 + 4} scores" in shown.stdout
+    # of the seed 2 * 3 scores, 4 probes, validation, two shifts and a count; of all seeds 2 * 3 spreads and an interval
+    assert f"all {2 * 3 + 4 + 1 + 2 + 1 + 2 * (2 * 3) + 4} numbers" in shown.stdout
 
 
 def test_a_probe_that_was_changed_or_is_gone_is_a_difference(finished):
@@ -119,12 +121,12 @@ def test_a_probe_that_was_changed_or_is_gone_is_a_difference(finished):
         turned = np.roll(kept.values, 1, axis=1)
         Predictions(kept.ids, turned, turned[None], kept.about).save(path)
         (difference,) = rescore(folder)[1]
-        assert (difference.seed, difference.name, difference.stored, difference.found) == (0, "probe of family", 1.0, 0.0)
+        assert (difference.seed, difference.name, difference.stored, difference.found) == (0, "transfer family", 1.0, 0.0)
         Predictions(kept.ids[1:], turned[1:], turned[None, 1:], kept.about).save(path)
         with pytest.raises(PredictionsError, match="1 row is missing"):
             rescore(folder)
         path.unlink()
-        assert [found.name for found in rescore(folder)[1]] == ["probe of family"]
+        assert [found.name for found in rescore(folder)[1]] == ["transfer family"]
     finally:
         path.write_bytes(whole)
 

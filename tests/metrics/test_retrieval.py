@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from sklearn.metrics.pairwise import cosine_similarity as sklearn_cosine
 
 from ngbench.errors import PredictionsError
 from ngbench.metrics import METRICS, retrieval
-from ngbench.metrics.retrieval import RETRIEVAL_SCORES, cosine_similarity, relevance, retrieval_scores
+from ngbench.metrics.retrieval import RETRIEVAL_SCORES, cosine_similarity
+
+relevance = partial(retrieval.relevance, num_near=5)
 
 NUM_GRAPHS, NUM_FEATURES, NUM_CLASSES = 53, 7, 4
 GALLERIES = st.integers(1, 6).flatmap(
@@ -22,6 +25,11 @@ GALLERIES = st.integers(1, 6).flatmap(
         st.integers(0, size - 1),
     )
 )
+
+
+def retrieval_scores(similarity, grades):
+    """What each metric of rankings says of each query."""
+    return {name: METRICS[name].of_rows(*METRICS[name].checked(similarity, grades)) for name in RETRIEVAL_SCORES}
 
 
 def zoo(seed, *, num_graphs=NUM_GRAPHS):

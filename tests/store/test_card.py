@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ngbench.errors import CardError
-from ngbench.store import RELEASED, Zoo, ZooWriter, generate, main_measurement, open_zoo, summary, update_card
+from ngbench.store import RELEASED, Zoo, ZooWriter, generate, histogram_edges, main_measurement, open_zoo, summary, update_card
 from ngbench.store.card import BEGIN, END
 
 
@@ -46,7 +46,18 @@ def test_columns_are_summed_up_by_range_or_by_counts(zoo):
     scale = zoo.metadata["init_scale"]
     assert summary(scale) == f"{scale.min():.4g} to {scale.max():.4g}"
     relu = int((zoo.metadata["activation"] == "relu").sum())
+    assert summary(np.array([10781, 3, 2**62])) == f"3 to {2**62}"
+    assert summary(np.array([32, 32])) == "32"
+    assert summary(np.array([0.03, 0.03])) == "0.03"
     assert summary(zoo.metadata["activation"]) == f"relu {relu}, tanh {len(zoo) - relu}"
+
+
+def test_a_histogram_reaches_over_what_there_is_unless_accuracies_fill_half_of_their_range():
+    narrow = np.repeat([0.97, 0.972, 0.974, 0.976], [2, 3, 5, 7])
+    assert histogram_edges(narrow, column="test_accuracy", num_bins=20) == pytest.approx([0.97, 0.9715, 0.973, 0.9745, 0.976])
+    wide = np.linspace(0.3, 0.9, 31)
+    assert histogram_edges(wide, column="test_accuracy", num_bins=4) == [0, 0.25, 0.5, 0.75, 1]
+    assert histogram_edges(wide, column="dropout", num_bins=3) == pytest.approx([0.3, 0.5, 0.7, 0.9])
 
 
 def test_a_card_of_several_families_has_a_row_for_each_and_one_for_each_split(mixed_recipe, tmp_path):

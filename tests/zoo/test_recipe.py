@@ -202,10 +202,14 @@ def test_wrong_design_is_named(mixed_recipe, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(colour="red"), r"key 'colour': Extra inputs are not permitted, got 'red'"),
+        (lambda c: c.update(colour="red"), r"key 'colour': unknown, got 'red'$"),
         (lambda c: c.update(num_runs=0), r"key 'num_runs': .*greater than 0, got 0"),
-        (lambda c: c.update(num_runs=0, seed=-1), r"key 'num_runs': .*\(and 1 more\)"),
-        (lambda c: c.pop("licence"), r"key 'licence': Field required"),
+        (lambda c: c.update(num_runs=0, seed=-1), r"key 'num_runs': .*, got 0 \(and 1 more: seed\)$"),
+        (
+            lambda c: (c.pop("version"), c.pop("title"), c.update(bogus=1)),
+            r"key 'bogus': unknown, got 1 \(and 2 more: version, title\)",
+        ),
+        (lambda c: c.pop("licence"), r"key 'licence': Field required$"),
         (lambda c: c.update(rounding="int8"), r"key 'rounding': .*'bfloat16', 'float16' or 'none', got 'int8'"),
         (lambda c: c["images"].update(num_val=0), r"key 'images.num_val': .*greater than 0, got 0"),
         (lambda c: c["architecture"].update(strides=[1, 1]), r"key 'architecture.cnn': .*got 3, 2 and 3"),
@@ -253,11 +257,13 @@ def test_a_recipe_of_classifiers_may_name_its_kind(tmp_path):
     assert load_recipe(path) == load_recipe("digits-cnn")
 
 
-def test_all_digits_are_fitted_six_times_and_by_the_twin_once_from_the_same_weights():
-    recipe, twin = load_recipe("digits-inr"), load_recipe("digits-inr-shared")
+def test_all_digits_are_fitted_six_times_and_by_the_twins_once_from_own_or_the_same_weights():
+    recipe, twin, single = load_recipe("digits-inr"), load_recipe("digits-inr-shared"), load_recipe("digits-inr-single")
     assert (recipe.num_runs, recipe.fits_per_image, recipe.initialization) == (6 * 1797, 6, "independent")
     assert (twin.num_runs, twin.fits_per_image, twin.initialization) == (1797, 1, "shared")
-    assert (twin.architecture, twin.hyperparameters) == (recipe.architecture, recipe.hyperparameters)
+    assert (single.num_runs, single.fits_per_image, single.initialization) == (1797, 1, "independent")
+    for other in (twin, single):
+        assert (other.architecture, other.hyperparameters) == (recipe.architecture, recipe.hyperparameters)
 
 
 def test_all_runs_of_digits_mlp_are_trained_alike():
@@ -270,7 +276,10 @@ def test_all_runs_of_digits_mlp_are_trained_alike():
     ("change", "message"),
     [
         (lambda c: c.update(kind="gan"), "key 'kind': expected one of classifier, inr, got 'gan'"),
-        (lambda c: c.pop("kind"), "expected one distribution for each of activation, .*, unknown .'num_steps'."),
+        (
+            lambda c: c.pop("kind"),
+            r"key 'corpus': unknown, got 'digits' \(and 5 more: .*hyperparameters, images,",
+        ),
         (
             lambda c: c.update(num_runs=5392),
             "5392 runs, 3 an image, take 1798 images; expected at most the 1797 of corpus 'digits'",

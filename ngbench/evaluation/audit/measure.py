@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ngbench.errors import NgbenchError, NotApplicableError, SplitError
+from ngbench.errors import NgbenchError, SplitError
 from ngbench.evaluation.audit.architectures import ask_fakes, ask_zoo, chosen, problem_of
 from ngbench.evaluation.audit.elements import PERMUTATIONS, SCALES, SIGNS, Size, act
 from ngbench.evaluation.audit.movement import Outputs, movements
@@ -21,9 +20,10 @@ from ngbench.evaluation.audit.proof import Inputs, held_out_inputs, prove
 from ngbench.evaluation.audit.record import MethodAudit, Movement, Plan, Proof, Shuffle, ZooAudit
 from ngbench.evaluation.audit.wiring import UNITS, distances, tell_apart
 from ngbench.loading import GraphDataset
-from ngbench.methods import Budget, RunContext, check_applicable, make_method, methods
+from ngbench.methods import Budget, RunContext, check_applicable, is_applicable, make_method, methods
 from ngbench.progress import Progress, Stages, silent_stages
 from ngbench.store import Zoo, open_zoo
+from ngbench.tasks import TASKS
 
 TARGETS = ("test_accuracy", "psnr")
 """What a method is fitted to while its outputs are watched: the first of these columns that a zoo has."""
@@ -39,12 +39,7 @@ DTYPES: Mapping[Any, torch.dtype] = {"float32": torch.float32, "float64": torch.
 
 def auditable() -> list[str]:
     """Names of the registered methods that can be audited: those that solve a regression."""
-    found = []
-    for name in methods:
-        with contextlib.suppress(NotApplicableError):
-            check_applicable(name, "regression")
-            found.append(name)
-    return found
+    return [name for name in methods if is_applicable(name, "regression")]
 
 
 def default_zoos(*, any_architecture: bool) -> tuple[str, ...]:
@@ -82,7 +77,7 @@ def audit_method(
         NgbenchError: The method, a setting or a zoo cannot be used; see its children.
     """
     plan = plan or Plan()
-    check_applicable(method, "regression")
+    check_applicable(method, TASKS["generalization"])
     make = partial(make_method, method, settings)
     info = make().info
     opened = [open_zoo(zoo) for zoo in zoos or default_zoos(any_architecture=info.any_architecture)]

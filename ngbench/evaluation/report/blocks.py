@@ -19,12 +19,14 @@ class Cell:
         is_best: Whether it is marked as best or tied.
         width: Columns that it takes.
         is_words: Whether it is a text that may take several lines.
+        share: How far its ground is coloured, from 0 to 1; None for not at all.
     """
 
     text: str
     is_best: bool = False
     width: int = 1
     is_words: bool = False
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Table:
     parts: Mapping[str, Sequence[tuple[Cell, ...]]]
     note: str = ""
 
+    @property
+    def has_words(self) -> tuple[bool, ...]:
+        """Whether texts stand under each heading, in every row."""
+        rows = [row for rows in self.parts.values() for row in rows if len(row) == len(self.headings)]
+        return tuple(bool(rows) and all(row[place].is_words for row in rows) for place in range(len(self.headings)))
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -53,17 +61,30 @@ class Pictures:
         title: Above them.
         first: Always shown.
         others: Shown when they are asked for.
+        note: What their signs mean.
     """
 
     kind: ClassVar[str] = "pictures"
     title: str
     first: tuple[Chart | Matrix | Examples, ...]
     others: tuple[Chart | Matrix | Examples, ...] = ()
+    note: str = ""
 
     @property
-    def is_wide(self) -> bool:
-        """Whether each takes a line of its own."""
-        return any(isinstance(picture, Examples) and not picture.are_images for picture in self.first)
+    def arrangement(self) -> str:
+        """How they stand: each in a line of its own, two in a line, or as many as there is room for."""
+        if any(isinstance(picture, Examples) and not picture.are_images for picture in self.first):
+            return "wide"
+        return "even" if len(self.first) in (2, 4) and not self.others else ""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A table with a picture at its side, or below it where there is no room."""
+
+    kind: ClassVar[str] = "beside"
+    table: Table
+    picture: Chart
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,7 @@ class Sentences:
     texts: tuple[str, ...]
 
 
-Block = Table | Pictures | Sentences
+Block = Table | Pictures | Beside | Sentences
 
 
 @dataclass(frozen=True)

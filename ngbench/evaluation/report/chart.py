@@ -19,6 +19,9 @@ SHAPES: Mapping[Shape, str] = {"round": "h0", "cross": "m-3 0h6m-3-3v6", "diamon
 FEW, SOME = 40, 350
 """Points up to which a picture has large ones, or middling ones."""
 
+FULL = 0.6
+"""Share of a row from which a cell's number is written in the colour of the paper."""
+
 _CHARACTER = 6.3
 """Width of a letter of the pictures' labels."""
 
@@ -221,7 +224,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Box:
-    """A cell of a matrix: its corner and middle, how dark it is from 0 to 1, its text, and what it says when pointed at."""
+    """A cell of a matrix: its corner and middle, how full it is from 0 to 1, its text, and what it says when pointed at."""
 
     x: str
     y: str
@@ -229,7 +232,8 @@ class Box:
     middle_y: str
     share: str
     text: str
-    is_dark: bool
+    is_full: bool
+    is_right: bool
     title: str
 
 
@@ -260,7 +264,7 @@ class Matrix:
     @property
     def names(self) -> tuple[str, ...]:
         """Names, those too long cut."""
-        return tuple(name if len(name) <= 12 else f"{name[:11]}…" for name in self.classes)
+        return tuple(name if len(name) <= 16 else f"{name[:15]}…" for name in self.classes)
 
     @property
     def margin(self) -> float:
@@ -288,6 +292,11 @@ class Matrix:
         return [(number((k + 0.5) * self.side), name) for k, name in enumerate(self.names)]
 
     @property
+    def diagonal(self) -> list[str]:
+        """Corners of the cells of right answers, one number for both coordinates."""
+        return [number(k * self.side) for k in range(len(self.classes))]
+
+    @property
     def boxes(self) -> list[Box]:
         """Its cells that hold something."""
         totals = self.counts.sum(axis=1)
@@ -297,7 +306,7 @@ class Matrix:
             said = f"{count} of {totals[row]} of {self.classes[row]} named {self.classes[column]}"
             text = str(count) if self.side >= 16 else ""
             x, y, middle_x, middle_y = (number((k + shift) * self.side) for shift in (0, 0.5) for k in (column, row))
-            found.append(Box(x, y, middle_x, middle_y, f"{share:.2f}", text, share > 0.85, said))
+            found.append(Box(x, y, middle_x, middle_y, f"{share:.2f}", text, share > FULL, row == column, said))
         return found
 
 

@@ -19,8 +19,19 @@ from ngbench.store import Zoo
 NUM_QUERIES = 5
 NUM_NEIGHBOURS = 7
 
-GRADES = {MATE: ("◆", "itself, permuted"), NEAR: ("●", "near in function"), RELATED: ("○", "same class"), 0: ("✕", "neither")}
-"""Sign and meaning of each grade of relevance."""
+GRADES = {MATE: ("◆", "itself, permuted"), NEAR: ("●", "near in function"), RELATED: ("○", "same {of}"), 0: ("✕", "neither")}
+"""Sign and meaning of each grade of relevance, by what networks are related."""
+
+
+def legend(of: str, *, are_images: bool) -> str:
+    """What examples show.
+
+    Args:
+        of: What networks are related by.
+        are_images: Whether they are shown as images.
+    """
+    signs = ", ".join(f"{sign} {meaning.format(of=of)}" for sign, meaning in GRADES.values())
+    return f"{signs}. Below each: its {of}." if are_images else f"{signs}; {of}, number of the network, cosine to the query."
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class Found:
 
     Args:
         name: Its id.
+        number: Its id without the name of the zoo.
         label: Its class.
         grade: How relevant it is to the query; None for the query itself.
         cosine: To the query.
@@ -36,6 +48,7 @@ class Found:
     """
 
     name: str
+    number: str
     label: str
     grade: int | None
     cosine: float
@@ -49,7 +62,7 @@ class Found:
     @property
     def said(self) -> str:
         """All of it in words."""
-        grade = "query" if self.grade is None else f"{GRADES[self.grade][1]}, cosine {self.cosine:.3f}"
+        grade = "query" if self.grade is None else f"{GRADES[self.grade][1].format(of='class')}, cosine {self.cosine:.3f}"
         return f"{self.name}, class {self.label}: {grade}"
 
 
@@ -81,7 +94,8 @@ def examples(title: str, exam: RetrievalExam, scored: Scored, images: np.ndarray
 
     def found(query: int, entry: int, grade: int | None) -> Found:
         image = None if images is None else png(images[entry])
-        return Found(names[entry], exam.classes[exam.labels[entry]], grade, float(similarity[query, entry]), image)
+        number = names[entry].removeprefix(f"{exam.zoo.name}-")
+        return Found(names[entry], number, exam.classes[exam.labels[entry]], grade, float(similarity[query, entry]), image)
 
     rows = []
     for query in _queries(exam.labels):

@@ -14,15 +14,15 @@ from ngbench.errors import ResultError
 from ngbench.evaluation.audit import Audit
 from ngbench.evaluation.report.audits import audit_section
 from ngbench.evaluation.report.blocks import Section
-from ngbench.evaluation.report.runs import Run, by_question, find_runs
-from ngbench.evaluation.report.scores import environment_table, rank_table
-from ngbench.evaluation.report.sections import Answered, question_section
+from ngbench.evaluation.report.runs import Asked, Run, Unread, by_question, find_runs
+from ngbench.evaluation.report.scores import commit, environment_table, rank_table, unread_table
+from ngbench.evaluation.report.sections import Answered, question_section, transfer_section
 from ngbench.evaluation.result import read_json
 from ngbench.progress import Stages, silent_stages
 
 
 def write_report(paths: Sequence[Path], out: Path, *, zoos: Sequence[Path] = (), stages: Stages = silent_stages) -> Path:
-    """Writes a page about runs and audits.
+    """Writes a page about runs and audits; a run that cannot be read is named at its end with the reason.
 
     Args:
         paths: Run folders or folders above some, and files of `ngbench audit`.
@@ -34,10 +34,16 @@ def write_report(paths: Sequence[Path], out: Path, *, zoos: Sequence[Path] = (),
         The path of the page.
 
     Raises:
-        ResultError: A path holds no run or audit, or a run's zoo is not at hand.
+        ResultError: A path holds no run or audit, or none of all can be read.
     """
-    runs, audits = _found(paths)
-    text = rendered_page(_sections(runs, audits, zoos, stages=stages), num_runs=len(runs))
+    runs, unread, audits = _found(paths)
+    asked, homeless = by_question(runs, zoos)
+    unread = [*unread, *homeless]
+    if unread and not asked and not audits:
+        raise ResultError(f"none of {len(unread)} runs can be shown; the first, {unread[0].folder}: {unread[0].reason}")
+    shown = [run for one in asked for run in one.runs.values()]
+    sections = [*_sections(asked, audits, stages=stages), *_about(shown, unread)]
+    text = rendered_page(sections, about=_facts(paths, asked, shown))
     temporary = out.with_name(f".{out.name}.partial")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -47,45 +53,71 @@ def write_report(paths: Sequence[Path], out: Path, *, zoos: Sequence[Path] = (),
     return out
 
 
-def _sections(runs: Sequence[Run], audits: Mapping[Path, Audit], zoos: Sequence[Path], *, stages: Stages) -> list[Section]:
-    methods = list(dict.fromkeys(run.result.method for run in runs))
-    asked = by_question(runs, zoos)
-    answered = [Answered.of(one, methods, progress=stages(f"{one.task.name} on {one.zoo.name}")) for one in asked]
-    ranks, progress = rank_table([found.table for found in answered]), stages("pictures")
+def _sections(asked: Sequence[Asked], audits: Mapping[Path, Audit], *, stages: Stages) -> list[Section]:
+    methods = list(dict.fromkeys(run.result.method for one in asked for run in one.runs.values()))
+    answered = [Answered.of(one, methods, progress=stages(f"{one.exam.task.name} on {one.exam.zoo.name}")) for one in asked]
+    tables = [found.table for found in answered]
+    ranks, progress = rank_table(tables), stages("pictures")
     sections = [Section("All questions", "", (ranks,))] if ranks else []
     for done, found in enumerate(answered):
         progress(done, len(answered), found.table.title)
         sections.append(question_section(found))
     progress(len(answered), len(answered))
-    sections += [audit_section(path, audit) for path, audit in audits.items()]
-    return sections + ([Section("Runs", "", (environment_table(runs),))] if runs else [])
+    sections += filter(None, (transfer_section(tables, zoo) for zoo in dict.fromkeys(table.zoo for table in tables)))
+    return sections + [audit_section(path, audit) for path, audit in audits.items()]
 
 
-def rendered_page(sections: Sequence[Section], *, num_runs: int) -> str:
-    """The HTML of sections; every text of theirs is escaped."""
+def _about(runs: Sequence[Run], unread: Sequence[Unread]) -> list[Section]:
+    """Where runs took place, and which are not shown."""
+    places = [Section("Runs", "", (environment_table(runs),))] if runs else []
+    lead = "Found in the folders, and not shown."
+    return places + ([Section("Left out", lead, (unread_table(unread),))] if unread else [])
+
+
+def _facts(paths: Sequence[Path], asked: Sequence[Asked], runs: Sequence[Run]) -> dict[str, str]:
+    """What the page is about, by what each fact is called."""
+    commits = dict.fromkeys(filter(None, (commit(run.result.environment) for run in runs)))
+    zoos = dict.fromkeys(f"{one.exam.zoo.name} version {one.exam.zoo.version}" for one in asked)
+    found = {
+        "from": ", ".join(map(str, paths)),
+        "zoos": ", ".join(zoos),
+        "commit" if len(commits) == 1 else "commits": ", ".join(commits),
+        "runs": f"{len(runs):,}, scored again from their saved predictions" if runs else "",
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def rendered_page(sections: Sequence[Section], *, about: Mapping[str, str]) -> str:
+    """The HTML of sections; every text of theirs is escaped.
+
+    Args:
+        sections: In their order.
+        about: Facts about all of them, by what each is called.
+    """
     loader = jinja2.FunctionLoader(_template)
     options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = {"title": "Methods that read neural networks", "created": created, "version": __version__}
-    about |= {"sections": sections, "num_runs": num_runs, "style": _template("page.css")}
-    return environment.get_template("page.html").render(about)
+    content = {"title": "Methods that read neural networks", "created": created, "version": __version__}
+    content |= {"sections": sections, "about": about, "style": _template("page.css")}
+    return environment.get_template("page.html").render(content)
 
 
 def _template(name: str) -> str:
     return (resources.files(__package__ or "") / name).read_text(encoding="utf-8")
 
 
-def _found(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, Audit]]:
-    """Runs, each once, and audits."""
-    runs, audits = dict[Path, Run](), dict[Path, Audit]()
+def _found(paths: Sequence[Path]) -> tuple[list[Run], list[Unread], dict[Path, Audit]]:
+    """Runs, each once, those that cannot be read, and audits."""
+    found, audits = dict[Path, Run | Unread](), dict[Path, Audit]()
     for path in paths:
         if path.is_dir():
-            runs |= {run.folder.resolve(): run for run in find_runs(path)}
+            found |= {run.folder.resolve(): run for run in find_runs(path)}
         elif path.is_file():
             audits[path] = read_json(path, Audit)
         else:
             raise ResultError(
                 f"{str(path)!r} does not exist; expected a folder of runs, or a file that `ngbench audit --out` wrote"
             )
-    return list(runs.values()), audits
+    runs = [run for run in found.values() if isinstance(run, Run)]
+    return runs, [run for run in found.values() if isinstance(run, Unread)], audits

@@ -22,7 +22,7 @@ UNMOVED = 1e-6
 
 def standing(question: Question) -> Chart | None:
     """The primary metric of every method with its interval, beside that on scrambled networks; None without any result."""
-    rows = [(row.method, row.result) for row in question.rows if row.result is not None]
+    rows = list(question.results.items())
     if not rows:
         return None
     metric = question.task.primary
@@ -30,14 +30,19 @@ def standing(question: Question) -> Chart | None:
     low, high, score, scrambled = np.array(found).T
     heights = -np.arange(len(rows), dtype=np.float64)
     arrow = "→" if metric.higher_is_better else "←"
-    x = Axis.around(f"{metric.title} ({arrow} better)", float(np.min(found)), float(np.max(found)))
-    plot = Plot(x, Axis.names([name for name, _ in rows]), height=50 + 24 * len(rows), left=136)
+    # from zero, to the best where there is one: pictures of different questions and methods can be compared
+    best = metric.bounds[1] if np.isfinite(metric.bounds[1]) else 0.0
+    least, most = min(0.0, float(np.min(found))), max(best, float(np.max(found)))
+    x = Axis.exact(f"{metric.title} ({arrow} better)", least, most or 1.0)
+    plot = Plot(x, Axis.names([name for name, _ in rows]), height=56 + 28 * len(rows), left=136)
     marks = (
         Mark(plot.bars(low, high, heights), "line", f"{rows[0][1].interval.confidence:.0%} interval"),
         Mark(plot.dots(score, heights), "dots", "as trained"),
         Mark(plot.dots(scrambled, heights - 0.25, shape="diamond"), "dots", "hidden neurons permuted", 1, "diamond"),
     )
-    return Chart(f"{metric.title} of all methods", plot, marks, "Mean over seeds; interval over test networks and seeds.")
+    are_several = any(len(result.seeds) > 1 for _, result in rows)
+    note = "Mean over seeds; interval over test networks and seeds." if are_several else "Interval over test networks."
+    return Chart(f"{metric.title} of all methods", plot, marks, note)
 
 
 def scatter(title: str, task: Task, targets: np.ndarray, scored: Scored) -> Chart:
@@ -84,7 +89,8 @@ def confusion(title: str, task: Task, classes: Sequence[str], targets: np.ndarra
     """
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (targets, scored.values.argmax(axis=1)), 1)
-    note = f"Accuracy {scored.scores['accuracy']:.3f}. Darker: a larger share of the row." if "accuracy" in scored.scores else ""
+    note = f"Accuracy {scored.scores['accuracy']:.3f}. " if "accuracy" in scored.scores else ""
+    note += "Framed: right. The fuller, the larger the share of the row."
     return Matrix(title, counts, tuple(classes), task.label(), note)
 
 
@@ -101,12 +107,14 @@ def reliability(title: str, targets: np.ndarray, scored: Scored) -> Chart:
     counts = np.bincount(bins, minlength=NUM_BINS)
     (full,) = np.nonzero(counts)
     sums = (np.bincount(bins, weights=values, minlength=NUM_BINS)[full] / counts[full] for values in (confidence, right))
-    plot = Plot(Axis.exact("confidence", 0, 1), Axis.exact("share that is right", 0, 1))
+    plot = Plot(Axis.exact("confidence", 0, 1), Axis.exact("share", 0, 1))
     edges = full / NUM_BINS
     marks = [
-        Mark(plot.rectangles(edges, edges + 1 / NUM_BINS, counts[full] / counts.sum()), "area", "share of the networks", 5),
+        Mark(
+            plot.rectangles(edges, edges + 1 / NUM_BINS, counts[full] / counts.sum()), "area", "of all networks, those so sure", 5
+        ),
         Mark(plot.line(np.array([0, 1]), np.array([0, 1])), "guide", "as right as sure"),
-        Mark.dots(plot, *sums, label="right, of a bin"),
+        Mark.dots(plot, *sums, label="of those so sure, the right ones"),
     ]
     note = f"ECE {scored.scores['ece']:.3f}, {len(targets):,} networks in {NUM_BINS} bins." if "ece" in scored.scores else ""
     return Chart(title, plot, tuple(marks), note)
@@ -151,8 +159,10 @@ def _flattened(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
     return np.asarray(found, dtype=np.float64), "t-SNE"
 
 
-def lines(title: str, x_label: str, y_label: str, x: np.ndarray, curves: Mapping[str, np.ndarray]) -> Chart:
-    """A line for each method.
+def lines(
+    title: str, x_label: str, y_label: str, x: np.ndarray, curves: Mapping[str, np.ndarray], *, is_share: bool = False
+) -> Chart:
+    """A line for each method, over an axis that begins at zero.
 
     Args:
         title: Of the picture.
@@ -160,9 +170,12 @@ def lines(title: str, x_label: str, y_label: str, x: np.ndarray, curves: Mapping
         y_label: Of what is measured.
         x: Rising, ``[points]``.
         curves: By method, ``[points]``.
+        is_share: Whether what is measured ends at one.
     """
     every = np.concatenate(list(curves.values()))
-    plot = Plot(Axis.exact(x_label, float(x[0]), float(x[-1])), Axis.around(y_label, float(every.min()), float(every.max())))
+    low, high = min(0.0, float(every.min())), float(every.max())
+    y = Axis.exact(y_label, low, 1.0 if high <= 1 and is_share else low + 1.04 * ((high - low) or 1.0))
+    plot = Plot(Axis.exact(x_label, float(x[0]), float(x[-1])), y)
     marks = [Mark.line(plot, x, values, label=name, place=place) for place, (name, values) in enumerate(curves.items())]
     return Chart(title, plot, tuple(marks))
 

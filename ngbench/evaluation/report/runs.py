@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from ngbench.errors import ResultError, UnknownNameError
+from ngbench.errors import NgbenchError, ResultError, UnknownNameError
+from ngbench.evaluation.evaluate import exam_of
+from ngbench.evaluation.exam import Exam
 from ngbench.evaluation.result import RESULT_FILE, Result
 from ngbench.store import Zoo, open_zoo
-from ngbench.tasks import TASKS, Kind, Task
+from ngbench.tasks import TASKS, Kind
 
 
 @dataclass(frozen=True)
@@ -27,25 +29,36 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """A run that the page leaves out.
+
+    Args:
+        folder: Where its files are.
+        reason: Why.
+    """
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class Asked:
     """The runs of one question.
 
     Args:
-        task: About a target and split.
-        zoo: Whose networks are asked about.
+        exam: What was asked.
         runs: By the name under which each is shown.
     """
 
-    task: Task
-    zoo: Zoo
+    exam: Exam
     runs: Mapping[str, Run]
 
 
-def find_runs(folder: Path) -> list[Run]:
+def find_runs(folder: Path) -> list[Run | Unread]:
     """The runs in a folder or anywhere below it, by path.
 
     Raises:
-        ResultError: There is none, or one cannot be read.
+        ResultError: There is none.
     """
     files = sorted(folder.rglob(RESULT_FILE))
     if not files:
@@ -53,31 +66,44 @@ def find_runs(folder: Path) -> list[Run]:
             f"folder {str(folder)!r} holds no {RESULT_FILE}, in no folder below it either; "
             "expected a run's folder or one above some, such as runs, that `ngbench run` wrote"
         )
-    return [Run(file.parent, Result.load(file.parent)) for file in files]
+    return [_read(file.parent) for file in files]
 
 
-def by_question(runs: Sequence[Run], zoos: Sequence[Path]) -> list[Asked]:
-    """Runs by task, zoo, target and split; tasks in the order of the benchmark.
+def _read(folder: Path) -> Run | Unread:
+    try:
+        result = Result.load(folder)
+        task = TASKS[result.task]
+    except NgbenchError as error:
+        return Unread(folder, str(error))
+    if result.task_version != task.version:
+        versions = f"version {result.task_version} of task {task.name!r}; this ngbench has version {task.version}"
+        return Unread(folder, f"it was made under {versions}: run it again")
+    return Run(folder, result)
+
+
+def by_question(runs: Sequence[Run], zoos: Sequence[Path]) -> tuple[list[Asked], list[Unread]]:
+    """Runs by task, zoo, target and split, tasks in the order of the benchmark; and the runs whose zoo is not at hand.
 
     Args:
         runs: Each once.
         zoos: Files of zoos that are not released.
-
-    Raises:
-        ResultError: A zoo is not the one that a run was made on.
     """
     given = {zoo.sha256: zoo for zoo in map(open_zoo, zoos)}
     grouped: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         r = run.result
         grouped.setdefault((r.task, r.zoo, r.zoo_sha256, r.target or "", r.split), []).append(run)
-    asked = []
+    asked, unread = [], list[Unread]()
     for group in sorted(grouped.values(), key=lambda group: _place(group[0].result)):
         first = group[0].result
-        zoo = given.get(first.zoo_sha256) or _released(group[0])
         task = TASKS[first.task].asked(first.zoo, split=first.split, target=first.target)
-        asked.append(Asked(task, zoo, _named(group)))
-    return asked
+        try:
+            exam = exam_of(task, given.get(first.zoo_sha256) or _released(first))
+        except NgbenchError as error:
+            unread += [Unread(run.folder, str(error)) for run in group]
+        else:
+            asked.append(Asked(exam, _named(group)))
+    return asked, unread
 
 
 def _place(result: Result) -> tuple[int, int, int]:
@@ -89,17 +115,15 @@ def _place(result: Result) -> tuple[int, int, int]:
     return get_args(Kind).index(task.kind), zoo, column
 
 
-def _released(run: Run) -> Zoo:
+def _released(result: Result) -> Zoo:
     try:
-        zoo = open_zoo(run.result.zoo)
+        zoo = open_zoo(result.zoo)
     except UnknownNameError as error:
+        raise ResultError(f"it was made on zoo {result.zoo!r}, which is not released; name its file with --zoo") from error
+    if zoo.sha256 != result.zoo_sha256:
         raise ResultError(
-            f"the result in {run.folder} was made on zoo {run.result.zoo!r}, which is not released; name its file with --zoo"
-        ) from error
-    if zoo.sha256 != run.result.zoo_sha256:
-        raise ResultError(
-            f"the result in {run.folder} was made on zoo {run.result.zoo!r} with sha256 {run.result.zoo_sha256[:12]}…; "
-            f"got {zoo.sha256[:12]}…: name that zoo's file with --zoo"
+            f"it was made on zoo {result.zoo!r} with sha256 {result.zoo_sha256[:12]}…; "
+            f"got {zoo.sha256[:12]}…: name that zoo's file with --zoo, or run it again"
         )
     return zoo
 

@@ -10,6 +10,7 @@ from torch import nn
 from baselines.deepset import DeepSet
 from baselines.fitting import steps
 from baselines.fitting.alignment import (
+    NOISE_OF_SCORE,
     Alignment,
     log_soft_permutations,
     matched_groups,
@@ -27,6 +28,7 @@ from ngbench.graph.symmetry import GroupElement
 from ngbench.loading import GraphDataset
 from ngbench.methods import Budget, Problem, RunContext
 from ngbench.store import open_zoo
+from ngbench.tasks import TASKS
 from ngbench.testing import attention_topology, cnn_topology, fake_dataset, mlp_topology, residual_topology
 
 MLP = mlp_topology((7, 6, 5, 3))
@@ -174,8 +176,52 @@ def test_networks_with_other_activations_have_none_between_them(trained):
     mixed = replace(bundle, variant=torch.arange(len(bundle)) % 2)
     objective = Alignment(trained, barrier_weight=1.0)
     nodes = torch.stack(Sums().embed_nodes(trained.batch()), 1)
-    assert float(objective.between(one, nodes).detach()) > 0
-    assert float(objective.between(mixed, nodes).detach()) == 0
+    corpora = ["digits"] * len(bundle)
+    assert float(objective.between(one, nodes, corpora=corpora).detach()) > 0
+    assert float(objective.between(mixed, nodes, corpora=corpora).detach()) == 0
+
+
+@pytest.fixture(scope="module")
+def several():
+    """Two trained perceptrons of one structure on each of two corpora, and one on a third."""
+    zoo = open_zoo("digits-park")
+    corpora, activations = zoo.metadata["corpus"], zoo.metadata["activation"]
+    for index in np.unique(zoo.topology_index[zoo.metadata["family"] == "mlp"]):
+        own = np.flatnonzero((zoo.topology_index == index) & (zoo.metadata["test_accuracy"] > 0.5))
+        rows = [own[corpora[own] == name] for name in ("digits", "digits-rotated", "digits-inverted")]
+        if min(map(len, rows)) > 1 and len(set(activations[own])) == 1:
+            return GraphDataset.from_zoo(zoo, np.array([rows[0][0], rows[1][0], rows[0][1], rows[1][1], rows[2][0]]))
+    raise AssertionError("the zoo has no such networks")
+
+
+def test_networks_are_mixed_within_a_corpus_and_run_on_its_images(several, monkeypatch):
+    objective = Alignment(several, barrier_weight=1.0)
+    names = ["digits", "digits-rotated", "digits", "digits-rotated", "digits-inverted"]
+    assert objective.corpora == names
+    programs, seen = several.bundles[0].programs, []
+    for name in set(names):
+        images, labels = programs.labelled("train", 1024, corpus=name)
+        assert torch.equal(objective.images[name][0], images)
+        assert torch.equal(objective.images[name][1], labels)
+    monkeypatch.setattr(
+        objective, "_between", lambda bundle, own, images, labels: seen.append((bundle.index.tolist(), images)) or own.sum()
+    )
+    order = torch.tensor([4, 1, 0, 3, 2])
+    objective.loss(Sums(), several.batch(order.numpy()), order)
+    assert [index for index, _ in seen] == [[1, 3], [2, 4]]
+    assert torch.equal(seen[0][1], objective.images["digits-rotated"][0])
+    assert torch.equal(seen[1][1], objective.images["digits"][0])
+
+
+def test_networks_do_worse_on_the_images_of_another_corpus(several):
+    objective = Alignment(several, barrier_weight=1.0)
+    bundle = several.bundles[0].rows(torch.tensor([0, 2]))
+    # a network and itself: between them it is the same network
+    twice = replace(bundle, values=bundle.values[:1].repeat(2, 1))
+    nodes = 1e3 * torch.stack(Sums().embed_nodes(GraphDataset.batch(several)), 1)[:, [0, 0]]
+    torch.manual_seed(3)
+    own, other = (float(objective.between(twice, nodes, corpora=[name] * 2).detach()) for name in ("digits", "digits-rotated"))
+    assert own < other - 0.5
 
 
 def test_a_method_with_embeddings_of_nodes_learns_to_match():
@@ -226,3 +272,7 @@ def test_networks_with_heads_have_no_loss_between_them():
 def test_a_barrier_weight_below_zero_is_refused():
     with pytest.raises(ConfigError, match=r"barrier_weight is -1; expected a number from 0 upward"):
         Config(barrier_weight=-1)
+
+
+def test_epochs_are_chosen_by_what_the_task_says():
+    assert TASKS["merging"].selection == f"recovery_{NOISE_OF_SCORE:g}"

@@ -287,7 +287,7 @@ def test_the_splits_of_a_zoo_are_asked():
 def test_methods_that_solve_no_regression_are_not_audited():
     assert {"mean", "flat-mlp", "ng-gnn"} <= set(auditable())
     assert not {"majority", "flat-cosine"} & set(auditable())
-    with pytest.raises(NotApplicableError, match="method 'majority' is not applicable to regression"):
+    with pytest.raises(NotApplicableError, match="method 'majority' is not applicable to generalization: it answers class"):
         audit_method("majority", zoos=ZOO, plan=PLAN)
 
 

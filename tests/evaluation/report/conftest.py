@@ -43,7 +43,7 @@ def plant(exam: Exam, folder: Path, method: str, said: list[tuple[np.ndarray, np
         }
         moved = {"mean_shift": float(scored.shifts.mean()), "largest_shift": float(scored.shifts.max())}
         both = {"scores": scored.scores, "scrambled_scores": scored.scrambled_scores}
-        seeds.append(SeedResult(seed=seed, identity="0" * 64, val_score=None, **both, **moved, **costs))
+        seeds.append(SeedResult(seed=seed, identity="0" * 64, access="weights", val_score=None, **both, **moved, **costs))
     scored = [exam.score(Predictions.load(seed_folder(folder, s) / PREDICTIONS_FILE)) for s in range(len(seeds))]
     interval = exam.resamples(method, scored).interval(0.95)
     task, zoo = exam.task, exam.zoo

@@ -74,14 +74,15 @@ def test_the_legend_names_each_label_once():
     assert [mark.label for mark in Chart("title", plot(), marks).legend] == ["limit"]
 
 
-def test_cells_of_a_matrix_are_as_dark_as_their_share_of_the_row():
+def test_cells_of_a_matrix_are_as_full_as_their_share_of_the_row():
     matrix = Matrix("title", np.array([[3, 1], [0, 7]]), ("cat", "dog"), "animal")
-    found = {(box.text, float(box.share), box.title) for box in matrix.boxes}
+    found = {(box.text, float(box.share), box.is_full, box.is_right, box.title) for box in matrix.boxes}
     assert found == {
-        ("3", 0.75, "3 of 4 of cat named cat"),
-        ("1", 0.25, "1 of 4 of cat named dog"),
-        ("7", 1.0, "7 of 7 of dog named dog"),
+        ("3", 0.75, True, True, "3 of 4 of cat named cat"),
+        ("1", 0.25, False, False, "1 of 4 of cat named dog"),
+        ("7", 1.0, True, True, "7 of 7 of dog named dog"),
     }
+    assert matrix.diagonal == ["0", f"{matrix.side:g}"]
     corners = {box.text: (float(box.x), float(box.y)) for box in matrix.boxes}
     assert corners == {"3": (0, 0), "1": (matrix.side, 0), "7": (matrix.side, matrix.side)}
 

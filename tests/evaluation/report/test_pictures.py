@@ -1,5 +1,7 @@
 """Pictures show what was said: each against a second computation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
@@ -87,3 +89,24 @@ def test_each_method_is_a_line_over_the_whole_axis():
     assert labels(chart) == ["naive", "matched"]
     assert all(mark.path.count("L") == 24 for mark in chart.marks)
     assert (chart.plot.x.low, chart.plot.x.high) == (0, 1)
+
+
+def test_lines_begin_at_zero_and_shares_end_at_one():
+    x = np.linspace(0, 1, 5)
+    share = pictures.lines("Accuracy", "λ", "accuracy", x, {"naive": 0.8 + 0.1 * x}, is_share=True).plot.y
+    assert (share.low, share.high) == (0, 1)
+    loss = pictures.lines("Loss", "λ", "loss", x, {"naive": 3 + x}).plot.y
+    assert loss.low == 0
+    assert 4 < loss.high < 4.5
+
+
+def test_methods_stand_on_an_axis_from_zero_to_the_best_possible():
+    interval = SimpleNamespace(low=0.71, high=0.75, score=0.73, confidence=0.95)
+    result = SimpleNamespace(interval=interval, scrambled_scores={"accuracy": SimpleNamespace(mean=0.7)}, seeds=(0,))
+    question = SimpleNamespace(task=TASKS["classification"], results={"one": result})
+    chart = pictures.standing(question)
+    assert (chart.plot.x.low, chart.plot.x.high) == (0, 1)
+    assert chart.note == "Interval over test networks."
+    interval.low = -0.2
+    assert pictures.standing(question).plot.x.low == -0.2
+    assert pictures.standing(SimpleNamespace(task=TASKS["classification"], results={})) is None

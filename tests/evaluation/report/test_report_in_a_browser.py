@@ -84,6 +84,29 @@ def test_it_is_never_wider_than_the_window_and_tables_scroll_inside(opened, view
         assert tab.eval_on_selector_all(".scroll", "found => found.some(e => e.scrollWidth > e.clientWidth)")
 
 
+def test_names_of_methods_stay_in_sight_while_a_table_scrolls(opened):
+    tab = opened(PHONE).tab
+    places = """found => found.filter(e => e.scrollWidth > e.clientWidth + 100).map(e => {
+        e.scrollLeft = 100;
+        const box = selector => e.querySelector(selector).getBoundingClientRect();
+        const cell = box('tbody th[scope=row]'), name = box('.name');
+        return [cell.left - e.getBoundingClientRect().left, box('td').left < cell.right, name.width / name.height];
+    })"""
+    found = tab.eval_on_selector_all(".scroll", places)
+    assert len(found) >= 3
+    for left, is_covered, shape in found:
+        assert 0 <= left <= 1.5
+        assert is_covered
+        assert shape > 1
+
+
+def test_a_table_has_a_shade_at_its_edges_but_for_paper(opened):
+    tab = opened(PHONE).tab
+    assert all("radial-gradient" in image for image in colours(tab, ".scroll", "backgroundImage"))
+    tab.emulate_media(media="print")
+    assert colours(tab, ".scroll", "backgroundImage") == {"none"}
+
+
 def test_every_picture_has_a_title_and_is_drawn(opened):
     tab = opened(SCREEN).tab
     found = tab.eval_on_selector_all(
@@ -124,7 +147,7 @@ def test_dark_mode_changes_paper_ink_and_pictures(opened):
 def test_texts_stand_out_from_the_paper(opened, scheme):
     tab = opened(SCREEN, scheme).tab
     (paper,) = colours(tab, "body", "backgroundColor")
-    for selector, name in (("p", "color"), ("svg text:not(.dark)", "fill"), ("a", "color"), ("summary", "color")):
+    for selector, name in (("p", "color"), ("svg text:not(.full)", "fill"), ("a", "color"), ("summary", "color")):
         for colour in colours(tab, selector, name):
             assert contrast(colour, paper) >= 4.5, (selector, colour, paper)
     for colour in colours(tab, "svg.picture .dots, svg.picture .line", "color"):

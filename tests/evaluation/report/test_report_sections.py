@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from ngbench.alignment import Curves
-from ngbench.alignment.interpolate import NUM_POINTS
 from ngbench.evaluation.report import sections
+from ngbench.evaluation.report.blocks import Pictures
+from ngbench.evaluation.report.chart import Chart
+from ngbench.evaluation.report.runs import Asked
 from ngbench.evaluation.report.sections import Answered, absence
 from ngbench.store import open_zoo
-from ngbench.tasks import TASKS
+from ngbench.tasks import TASKS, MergingPlan
 
 NUM_PAIRS = 6
 
@@ -39,7 +41,7 @@ def test_baselines_of_other_tasks_are_not_missed():
 
 
 def curves(rng, low):
-    return Curves(low + rng.random((NUM_PAIRS, NUM_POINTS)), rng.random((NUM_PAIRS, NUM_POINTS)))
+    return Curves(low + rng.random((NUM_PAIRS, 25)), rng.random((NUM_PAIRS, 25)))
 
 
 def test_curves_of_merging_are_means_over_pairs_of_all_methods():
@@ -49,7 +51,8 @@ def test_curves_of_merging_are_means_over_pairs_of_all_methods():
         number: SimpleNamespace(metrics=metrics, curves=curves(rng, low), repaired=curves(rng, low))
         for number, (metrics, low) in enumerate(((full, 0.0), ({}, 3.0)))
     }
-    exam = SimpleNamespace(measured=measured.__getitem__, items=SimpleNamespace(pairs=np.zeros((NUM_PAIRS, 2))))
+    plan = TASKS["merging"].plan(MergingPlan)
+    exam = SimpleNamespace(measured=measured.__getitem__, plan=plan, items=SimpleNamespace(pairs=np.zeros((NUM_PAIRS, 2))))
     answers = {name: SimpleNamespace(scored=[SimpleNamespace(values=number)]) for number, name in enumerate(("low", "high"))}
     table = SimpleNamespace(rows=[SimpleNamespace(method=name) for name in ("high", "low", "none")])
     lines, more = sections._merging(exam, Answered(exam, table, answers))
@@ -60,9 +63,24 @@ def test_curves_of_merging_are_means_over_pairs_of_all_methods():
     ]
     loss = lines.first[0]
     mean = measured[1].curves.loss.mean(0)
-    assert loss.marks[0].path == loss.plot.line(np.linspace(0, 1, NUM_POINTS), mean)
+    assert loss.marks[0].path == loss.plot.line(np.linspace(0, 1, plan.num_points), mean)
     assert loss.plot.y.high > mean.max() > loss.plot.y.high - 0.6
     assert [(c.title, [mark.label for mark in c.legend]) for c in more.first] == [
         ("Known permutation", ["low"]),
         ("Sets merged", ["low"]),
     ]
+
+
+def test_single_pictures_of_several_kinds_stand_side_by_side_and_say_what_they_are():
+    kinds = [Pictures(title, (Chart("one, seed 0", None, ()),)) for title in ("Confusion", "Reliability")]
+    (block,) = sections._in_one(kinds)
+    assert [picture.title for picture in block.first] == ["Confusion: one, seed 0", "Reliability: one, seed 0"]
+    several = [Pictures("Confusion", 2 * (Chart("one", None, ()),)), kinds[1]]
+    assert sections._in_one(several) == several
+
+
+def test_baselines_that_cannot_read_a_zoo_are_rows_that_say_so():
+    task = TASKS["retrieval"].asked("digits-park")
+    exam = SimpleNamespace(task=task, zoo=open_zoo("digits-park"))
+    found = Answered.of(Asked(exam, {}), [])
+    assert [(row.method, row.reason) for row in found.table.rows] == [("flat-cosine", "left out: reads one architecture only")]

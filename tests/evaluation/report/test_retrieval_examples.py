@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ngbench.evaluation.exam import Scored
-from ngbench.evaluation.report.examples import NUM_NEIGHBOURS, NUM_QUERIES, examples, png, rendered
+from ngbench.evaluation.report.examples import NUM_NEIGHBOURS, NUM_QUERIES, examples, legend, png, rendered
 from ngbench.store import open_zoo
 
 
@@ -55,3 +55,16 @@ def test_networks_of_images_are_shown_as_what_they_render(shown):
 
 def test_networks_that_are_no_images_are_not(small_zoo_path):
     assert rendered(open_zoo(small_zoo_path), np.arange(3)) is None
+
+
+def test_networks_are_named_without_their_zoo(shown):
+    exam, _, _, found = shown
+    for query, neighbours in found.rows:
+        for network in (query, *neighbours):
+            assert network.name in exam.ids
+            assert network.name == f"{exam.zoo.name}-{network.number}"
+
+
+def test_signs_are_explained_by_what_networks_are_related_by():
+    assert "○ same corpus, ✕ neither; corpus, number of the network, cosine" in legend("corpus", are_images=False)
+    assert legend("label", are_images=True).endswith("○ same label, ✕ neither. Below each: its label.")

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ngbench.errors import ImagesError, MethodError, NotApplicableError
+from ngbench.errors import GraphError, ImagesError, MethodError, NotApplicableError
+from ngbench.evaluation.use.align import labelled
 from ngbench.evaluation.use.images import OwnImages
-from ngbench.evaluation.use.merge import labelled, merge_networks
+from ngbench.evaluation.use.merge import merge_networks
 from ngbench.evaluation.use.networks import OwnModule
 from ngbench.graph import NeuralGraph, restore, symmetry
 
@@ -25,6 +26,12 @@ def net():
 def flat():
     return nn.Sequential(nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 10)), torch.zeros(1, 64)
 
+def wide():
+    return nn.Sequential(nn.Linear(64, 11), nn.ReLU(), nn.Linear(11, 10)), torch.zeros(1, 64)
+
+def tanh():
+    return nn.Sequential(nn.Linear(64, 11), nn.Tanh(), nn.Linear(11, 10)), torch.zeros(1, 64)
+
 def few():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), torch.zeros(1, 1, 8, 8)
 
@@ -39,7 +46,7 @@ def modules(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modules")
     (folder / "own_merge_file.py").write_text(FILE)
     sys.path.insert(0, str(folder))
-    yield {name: OwnModule(f"own_merge_file:{name}") for name in ("net", "flat", "few", "other")}
+    yield {name: OwnModule(f"own_merge_file:{name}") for name in ("net", "flat", "wide", "tanh", "few", "other")}
     sys.path.remove(str(folder))
     sys.modules.pop("own_merge_file", None)
 
@@ -123,6 +130,61 @@ def test_inputs_are_left_as_they_are(modules, pair):
     before = [graph.row().clone() for graph in pair]
     merge_networks(modules["net"], *pair, by="weight-matching", images=IMAGES, repair=True)
     assert all(torch.equal(graph.row(), row) for graph, row in zip(pair, before, strict=True))
+
+
+@pytest.fixture(scope="module")
+def unequal(modules):
+    """A network, and a wider one that computes the same: two units of it stand twice, and all in another order."""
+    torch.manual_seed(5)
+    first = {name: values.clone() for name, values in modules["flat"].source.module.state_dict().items()}
+    units = torch.tensor([3, 8, 0, 5, 1, 1, 7, 2, 6, 4, 3])
+    shares = 1 / torch.bincount(units)[units]
+    second = {
+        "0.weight": first["0.weight"][units],
+        "0.bias": first["0.bias"][units],
+        "2.weight": first["2.weight"][:, units] * shares,
+        "2.bias": first["2.bias"],
+    }
+    states = (("flat", first), ("wide", second))
+    return tuple(NeuralGraph.from_state_dict(modules[name].graph.topology, state) for name, state in states)
+
+
+def test_a_network_of_another_width_is_spread_over_the_units_of_the_first(modules, unequal):
+    options = {"images": IMAGES, "second_module": modules["wide"], "repair": True}
+    found = merge_networks(modules["flat"], *unequal, **options)
+    for name, values in restore(unequal[0]).items():
+        torch.testing.assert_close(found.entries[name], values, atol=1e-5, rtol=1e-4)
+    assert found.after.barrier == pytest.approx(0, abs=1e-5)
+    assert found.before.accuracies == (found.after.accuracies[0], None, found.after.accuracies[0])
+    assert found.before.losses[::2] == pytest.approx((found.after.losses[0],) * 2, rel=1e-5)
+    assert (found.before.barrier, found.before.losses[1]) == (None, None)
+    assert found.repaired is not None
+    assert (found.num_moved, found.num_nodes) == (None, 11)
+    back = merge_networks(modules["wide"], *unequal[::-1], images=IMAGES, second_module=modules["flat"])
+    assert back.after.losses == pytest.approx((found.before.losses[0],) * 3, rel=1e-4)
+    assert {name: values.shape for name, values in back.entries.items()} == {n: v.shape for n, v in restore(unequal[1]).items()}
+
+
+def test_a_second_module_of_the_same_widths_is_matched(modules, unequal):
+    same = OwnModule("own_merge_file:flat")
+    found = merge_networks(modules["flat"], unequal[0], unequal[0], images=IMAGES, second_module=same)
+    assert (found.num_moved, found.num_nodes) == (0, 9)
+    assert found.before == found.after
+
+
+@pytest.mark.parametrize(
+    ("by", "name", "error", "message"),
+    [
+        ("weight-matching", "wide", MethodError, "method 'weight-matching' embeds no nodes, .* expected activation-matching"),
+        (None, "tanh", GraphError, r"networks differ in groups \('0'\); expected one family of different widths"),
+        (None, "net", GraphError, r"networks differ in groups \('0', '1', '2'\)"),
+        (None, "few", ImagesError, "images have labels up to 9, and own_merge_file:few gives 3 outputs"),
+    ],
+)
+def test_networks_that_cannot_be_spread_are_refused(modules, unequal, by, name, error, message):
+    second = modules[name].graph
+    with pytest.raises(error, match=message):
+        merge_networks(modules["flat"], unequal[0], second, by=by, images=IMAGES, second_module=modules[name])
 
 
 def test_images_take_the_shape_of_the_input(modules):
