@@ -255,6 +255,7 @@ class NGGNN(EmbeddingMethod):
             "weight_noise": "0.1",
             "sign_flips": "true",
             "learning_rate": "0.004",
+            "batch_size": "32",
             "epochs": "40",
         },
         "merging": {"reverse_edges": "true", "num_layers": "2", "weight_noise": "0", "batch_size": "4", "epochs": "30"},

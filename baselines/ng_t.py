@@ -243,7 +243,7 @@ class NGT(EmbeddingMethod):
     tuned: ClassVar = {
         "generalization/digits-park": {"weight_noise": "0", "epochs": "20"},
         "classification/digits-park": {"weight_noise": "0", "epochs": "20"},
-        "classification/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "epochs": "24"},
+        "classification/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "learning_rate": "0.001", "epochs": "25"},
     }
 
     def survey(self, train: GraphDataset) -> GraphSurvey:

@@ -68,6 +68,10 @@ class TrainingError(NgbenchError):
     """Training cannot go on: lower the learning rate, or see the named network."""
 
 
+class ClusterError(NgbenchError):
+    """A Ray cluster cannot be used, or its workers die: install Ray, or name a cluster that has what the text asks for."""
+
+
 class StoreFormatError(NgbenchError):
     """A zoo file is truncated, corrupt, foreign or newer than this ngbench: fetch it again or upgrade."""
 
@@ -82,6 +86,18 @@ class CardError(NgbenchError):
 
 class ChecksumError(NgbenchError):
     """A zoo file is not the one that was released under its name: fetch it again."""
+
+
+class HubError(NgbenchError):
+    """The Hugging Face Hub cannot be reached or refuses: check the name, the network, the endpoint and the token."""
+
+
+class DownloadError(NgbenchError):
+    """A file does not come from where it is offered: run again, which goes on, or fetch it by hand and import it."""
+
+
+class ForeignZooError(NgbenchError):
+    """Files of a published zoo are missing, damaged, unsafe or laid out otherwise than published: fetch them again."""
 
 
 class SplitError(NgbenchError):

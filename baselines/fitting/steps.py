@@ -52,7 +52,7 @@ class Stepper:
         self.device = next(state.module.parameters()).device
         self.objective = self._objective()
         self.floats = floats_at_once(state.module, train) * self.objective.num_readings
-        self.may_record = self.device.type == "cuda" and len(train.bundles) == 1 and self.objective.may_record
+        self.may_record = may_record(self.device, train) and self.objective.may_record
         self.num_steps = 0
         self.recorded: Recorded | None = None
 
@@ -185,7 +185,7 @@ class Forward:
         self.device, self.dtype = parameter.device, parameter.dtype
         self.networks = networks.to(self.device)
         self.floats = floats_at_once(module, networks)
-        self.may_record = self.device.type == "cuda" and len(networks.bundles) == 1
+        self.may_record = may_record(self.device, networks)
         self.num_calls: dict[int, int] = {}
         self.recorded: dict[int, Recorded] = {}
 
@@ -216,6 +216,11 @@ class Forward:
         if size not in self.recorded:
             self.recorded[size] = Recorded(lambda batch, _: self.module(batch.to(self.device, self.dtype)), self.networks, index)
         return self.recorded[size].replay(index)
+
+
+def may_record(device: torch.device, networks: Examples) -> bool:
+    """Whether what is computed of networks may be recorded: on CUDA, where all have one structure and stand on the device."""
+    return device.type == "cuda" and len(networks.bundles) == 1 and not networks.bundles[0].is_stored
 
 
 def floats_at_once(module: nn.Module, networks: Examples) -> np.ndarray:

@@ -52,7 +52,8 @@ def _reading(rows: Sequence[BenchmarkResult]) -> Table:
     made = table("benchmark", "what", "median", "least to most", "target", "", title="reading, tracing, batching", numbers_from=2)
     for r in rows:
         met = "" if r.met is None else "met" if r.met else "[red]not met[/red]"
-        made.add_row(r.name, escape(r.what), f"{r.value:,.4g} {r.unit}", r.spread, r.target, met)
+        median = f"{r.value:,.0f}" if r.value >= 10_000 else f"{r.value:,.4g}"
+        made.add_row(r.name, escape(r.what), f"{median} {r.unit}", r.spread, r.target, met)
     return made
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ngbench.cli.options import executor_option
 from ngbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from ngbench.cluster import Executor
     from ngbench.evaluation import Result
     from ngbench.evaluation.result import IntervalRecord, Spread
     from ngbench.tasks import Task
@@ -71,6 +73,7 @@ class SeedList(click.ParamType):
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder under which results are kept."
 )
 @click.option("--device", default=None, help="Torch device.  [default: cuda where there is one, else cpu]")
+@executor_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else, on standard output.")
 def run(
     methods: Sequence[str],
@@ -84,6 +87,7 @@ def run(
     settings: Sequence[str],
     out: Path,
     device: str | None,
+    executor: Executor,
     as_json: bool,
 ) -> None:
     """Fit and score methods on a task, beside its trivial baselines.
@@ -101,10 +105,11 @@ def run(
     check_folder("--out", out)
     if suite_name is not None:
         given = {"--task": task, "--zoo": zoo, "--split": split, "--target": target, "--set": settings or None}
-        _run_suite(suite_name, methods, seeds, jobs, out=out, device=device, as_json=as_json, given=given)
+        _run_suite(suite_name, methods, seeds, jobs, out=out, device=device, executor=executor, as_json=as_json, given=given)
         return
-    if jobs is not None:
-        raise ConfigError("--jobs is given without --suite, whose cells alone run side by side; leave it out")
+    for option, is_given in (("--jobs", jobs is not None), ("--executor ray", executor == "ray")):
+        if is_given:
+            raise ConfigError(f"{option} is given without --suite, whose cells alone run side by side; leave it out")
     if not methods:
         raise ConfigError("no method is named; expected --method ng-gnn or the like, or --suite digits for all of them")
     from ngbench.cli.screen import progress_stages
@@ -147,6 +152,7 @@ def _run_suite(
     *,
     out: Path,
     device: str | None,
+    executor: Executor,
     as_json: bool,
     given: Mapping[str, object],
 ) -> None:
@@ -156,17 +162,22 @@ def _run_suite(
     from ngbench.cli.overview import live_overview
     from ngbench.cli.screen import console
     from ngbench.evaluation.protocol import checked_device
-    from ngbench.evaluation.suite import Runner, Suite
+    from ngbench.evaluation.suite import Suite
+    from ngbench.evaluation.suite_run import Runner
     from ngbench.evaluation.tables import as_markdown, questions, write_tables
 
     extra = [option for option, value in given.items() if value is not None]
     if extra:
         own = "runs its methods as they are tuned" if extra == ["--set"] else "names its own tasks and zoos"
         raise ConfigError(f"{', '.join(extra)} cannot be given beside --suite, which {own}; leave it out")
-    cells = Suite.load(name).cells(seeds, methods=methods, out=str(out), device=checked_device(device))
+    if jobs is not None and executor == "ray":
+        raise ConfigError("--jobs is given beside --executor ray, whose cluster says how many cells run at once; leave it out")
+    # of a cluster this machine may be the one without a GPU
+    placed = device if executor == "ray" and device is not None else checked_device(device)
+    cells = Suite.load(name).cells(seeds, methods=methods, out=str(out), device=placed)
     try:
         with live_overview(cells, quiet=as_json) as overview:
-            states = Runner(cells, jobs or os.cpu_count() or 1, overview).run()
+            states = Runner(cells, jobs or os.cpu_count() or 1, overview, executor).run()
     except KeyboardInterrupt:
         click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None
@@ -373,7 +384,7 @@ def _spread(spread: Spread) -> str:
 
 
 def _interval(interval: IntervalRecord, *, signed: bool = False) -> str:
-    form = "+.3f" if signed else ".3f"
+    form = "+z.3f" if signed else "z.3f"
     return f"{interval.score:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 

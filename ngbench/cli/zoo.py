@@ -1,12 +1,18 @@
-"""``ngbench zoo``: list, info, generate, verify, card."""
+"""``ngbench zoo``: list, info, generate, merge, verify, card, and the commands of `ngbench.cli.exchange`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ngbench.cli.exchange import download, export_zoo, import_zoo, push
+from ngbench.cli.options import executor_option, images_option
 from ngbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ngbench.cluster import Executor
 
 
 @click.group()
@@ -16,9 +22,9 @@ def zoo() -> None:
 
 @zoo.command("list")
 def list_zoos() -> None:
-    """List the released zoos, and the recipes of `ngbench zoo generate` with what they make."""
+    """List the released zoos, the recipes of `ngbench zoo generate`, and the published zoos that are downloaded or imported."""
     from ngbench.cli.screen import console, size, table
-    from ngbench.store import RELEASED, open_zoo, parameters_each
+    from ngbench.store import PUBLISHED, RELEASED, open_zoo, parameters_each
     from ngbench.zoo.recipe import load_recipe, recipe_names
 
     made = table("zoo", "version", "networks", "parameters each", "file", "sha256", numbers_from=1)
@@ -36,10 +42,16 @@ def list_zoos() -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         recipes.add_row(name, f"{recipe.num_runs:,}", recipe.title)
+    offered = table("published zoo", "what it is", "ngbench zoo", "licence", numbers_from=9)
+    for name, published in PUBLISHED.items():
+        way = "download" if published.is_downloadable else "import"
+        offered.add_row(name, published.title, way, published.licence.partition(":")[0])
     screen = console()
     screen.print(made)
     screen.print()
     screen.print(recipes)
+    screen.print()
+    screen.print(offered)
 
 
 @zoo.command()
@@ -84,32 +96,61 @@ def info(name: str, column: str | None) -> None:
     help="File to write.  [default: NAME-vVERSION.h5 in the current folder]",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Train only the first so many runs.")
+@images_option("the recipe's id on the hub")
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=None, help="Processes that train side by side.  [default: one a processor]"
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes that train side by side.  [default: one a processor, one on an accelerator]",
 )
-def generate(recipe: str, out: Path | None, limit: int | None, device: str, workers: int | None) -> None:
+@executor_option
+def generate(
+    recipe: str,
+    out: Path | None,
+    limit: int | None,
+    device: str,
+    workers: int | None,
+    executor: Executor,
+) -> None:
     """Train a zoo from a RECIPE, by name or from a YAML file; goes on where it was interrupted."""
     from ngbench.cli.run import INTERRUPTED
     from ngbench.cli.screen import console, progress_stages
+    from ngbench.errors import ConfigError
     from ngbench.store import generate as generate_zoo
     from ngbench.zoo.executor import default_num_workers
     from ngbench.zoo.recipe import load_recipe
 
+    if workers is not None and executor == "ray":
+        raise ConfigError("--workers is given beside --executor ray, whose cluster says how many there are; leave it out")
     loaded = load_recipe(recipe)
+    workers = workers or (default_num_workers() if device == "cpu" else 1)
     path = out or Path(f"{loaded.name}-v{loaded.version}.h5")
     try:
         with progress_stages() as stages:
             bar = stages(f"training {loaded.name}")
-            made = generate_zoo(
-                loaded, path, limit=limit, device=device, num_workers=workers or default_num_workers(), progress=bar
-            )
+            made = generate_zoo(loaded, path, limit=limit, device=device, num_workers=workers, executor=executor, progress=bar)
     except KeyboardInterrupt:
         click.secho(
             f"interrupted: finished shards are kept beside {path}; the same command goes on from there", err=True, fg="yellow"
         )
         raise click.exceptions.Exit(INTERRUPTED) from None
     console().print(f"{len(made):,} networks in {path}, sha256 {made.sha256}", soft_wrap=True)
+
+
+@zoo.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("parts", nargs=-1, required=True, type=click.Path(path_type=Path))
+def merge(out: Path, parts: tuple[Path, ...]) -> None:
+    """Write the networks of several zoo files, the PARTS, into one file OUT, in their order.
+
+    All are of one zoo: the same name, version, recipe and columns. To append to a zoo, name it as OUT and as first part.
+    """
+    from ngbench.cli.screen import console
+    from ngbench.store import merge as merge_files
+
+    made = merge_files(parts, out)
+    console().print(f"{len(made):,} networks of {len(parts)} files in {out}, sha256 {made.sha256}", soft_wrap=True)
 
 
 @zoo.command()
@@ -138,8 +179,16 @@ def verify(name: str, sample: int, seed: int) -> None:
     "--out", type=click.Path(path_type=Path), default=Path("data_cards"), show_default=True, help="Folder of the data cards."
 )
 def card(name: str, out: Path) -> None:
-    """Make the tables and the histogram of a zoo's data card anew."""
-    from ngbench.cli.screen import console
-    from ngbench.store import open_zoo, update_card
+    """Make the tables and the histogram of a zoo's data card anew.
 
-    console().print(f"{update_card(open_zoo(name), out)}", soft_wrap=True)
+    NAME is a zoo, released or a file; or, for the tables that need no file, a recipe or a family of published zoos.
+    """
+    from ngbench.cli.screen import console
+    from ngbench.store import RELEASED, open_zoo, update_card, update_outline
+
+    is_zoo = name in RELEASED or Path(name).exists() or name.endswith(".h5")
+    console().print(f"{update_card(open_zoo(name), out) if is_zoo else update_outline(name, out)}", soft_wrap=True)
+
+
+for command in (export_zoo, import_zoo, download, push):
+    zoo.add_command(command)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
 from ngbench.graph import NeuralGraph, restore, trace
+from ngbench.loading import GraphDataset
 from ngbench.progress import Progress, silent
 from ngbench.registry import Registry
-from ngbench.store import open_zoo
-from ngbench.testing import cnn_topology, fake_dataset, fake_graphs
+from ngbench.store import Zoo, ZooInfo, ZooWriter, open_zoo
+from ngbench.testing import cnn_topology, fake_dataset, fake_graphs, mlp_topology
 
 Unit = Literal["networks/s", "batches/s", "ms", "s"]
 
@@ -166,6 +169,62 @@ def _zoo(num_networks: int) -> Workload:
     return Workload(lambda: zoo[rows])
 
 
+LARGE_MLP = mlp_topology((20, 40, 9))
+"""An MLP of 1,209 parameters."""
+
+_RATIO_OF_LARGE = 100
+_BATCH_OF_LARGE = 1024
+
+
+def _mapped_zoo(num_networks: int) -> Zoo:
+    """A zoo of networks of 1,209 parameters whose file has no name any more: its values stay mapped as long as it is open."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.h5"
+        info = ZooInfo("large", "1", "Random values for a benchmark", "CC0-1.0", "none")
+        with ZooWriter(path, info, compressed=False) as writer:
+            for start in range(0, num_networks, _BATCH_OF_LARGE):
+                size = min(_BATCH_OF_LARGE, num_networks - start)
+                values = rng.random((size, LARGE_MLP.num_values), dtype=np.float32)
+                writer.append(LARGE_MLP, values, ids=[str(start + row) for row in range(size)])
+        zoo = Zoo(path)
+        zoo.values(slice(None))
+    return zoo
+
+
+def _batches_of_rows(num_rows: int) -> list[np.ndarray]:
+    """All rows once, in random order, in batches of 1,024."""
+    order = np.random.default_rng(1).permutation(num_rows)
+    return np.split(order, range(_BATCH_OF_LARGE, num_rows, _BATCH_OF_LARGE))
+
+
+def _mapped(num_networks: int) -> Workload:
+    zoo = _mapped_zoo(_RATIO_OF_LARGE * num_networks)
+    batches = _batches_of_rows(len(zoo))
+    return Workload(lambda: _read(zoo.values, batches), len(zoo))
+
+
+def _memmap(num_networks: int) -> Workload:
+    shape = _RATIO_OF_LARGE * num_networks, LARGE_MLP.num_values
+    with tempfile.TemporaryFile() as file:
+        file.write(np.random.default_rng(0).random(shape, dtype=np.float32).data)
+        file.flush()
+        array = np.memmap(file, np.float32, "r", shape=shape).view(np.ndarray)
+    batches = _batches_of_rows(len(array))
+    return Workload(lambda: _read(lambda rows: array[rows], batches), len(array))
+
+
+def _stored(num_networks: int) -> Workload:
+    zoo = _mapped_zoo(_RATIO_OF_LARGE * num_networks)
+    dataset, batches = GraphDataset.from_zoo(zoo, np.arange(len(zoo)), loaded=False), _batches_of_rows(len(zoo))
+    return Workload(lambda: _read(dataset.batch, batches), len(zoo))
+
+
+def _read(read: Callable[[np.ndarray], object], batches: Sequence[np.ndarray]) -> None:
+    for rows in batches:
+        read(rows)
+
+
 def _scramble(num_networks: int) -> Workload:
     dataset = fake_dataset([DIGITS_CNN], num_graphs=num_networks)
     return Workload(lambda: dataset.scrambled(salt="bench"))
@@ -186,6 +245,9 @@ BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 for _benchmark in (
     Benchmark("graphs", "build neural graphs from state dicts of one architecture", "networks/s", 20_000, _graphs),
     Benchmark("zoo", "zoo[rows] of 1,000 networks of digits-cnn", "ms", 50, _zoo),
+    Benchmark("mapped", "random batches of 100,000 networks of 1,209 parameters", "networks/s", 500_000, _mapped),
+    Benchmark("memmap", "the same of a plain memory-mapped array", "networks/s", None, _memmap),
+    Benchmark("stored", "the same as batches of a dataset that stays in its file", "networks/s", None, _stored),
     Benchmark("start-up", "ngbench --help in a fresh process", "s", 0.5, _help),
     Benchmark("trace", "trace a CNN of three convolutions and a head", "ms", None, _trace),
     Benchmark("scramble", "replace 1,000 networks by random equivalents", "ms", None, _scramble),

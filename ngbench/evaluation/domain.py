@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.topology import Slot
 from ngbench.loading import GraphDataset
-from ngbench.loading.batch import HIDDEN
+from ngbench.loading.batch import HIDDEN, GraphBundle
 
 TAILS = (0.005, 0.995)
 """Quantiles of the training networks between which a usual one lies."""
@@ -83,7 +84,7 @@ class Domain(_Record):
         kinds: dict[str, list[np.ndarray]] = {}
         for bundle in train.bundles:
             topology = bundle.topology
-            sizes = [_sizes(bundle.values, slot) for slot in topology.slots]
+            sizes = list(bundle.measured(_sizes_of_slots).numpy())
             for slot, own in zip(topology.slots, sizes, strict=True):
                 kinds.setdefault(_kind(topology, slot), []).append(own * _scale(slot))
             structures[shape_digest(topology)] = Structure(
@@ -152,6 +153,11 @@ def _sizes(values: Tensor, slot: Slot) -> np.ndarray:
     """Root mean square and largest magnitude of a slot, float64 ``[2, graphs]``."""
     part = values[:, slot.start : slot.stop].double()
     return np.stack([part.square().mean(1).sqrt().cpu().numpy(), part.abs().amax(1).cpu().numpy()])
+
+
+def _sizes_of_slots(bundle: GraphBundle) -> Tensor:
+    """Sizes of all slots, float64 ``[slots, 2, graphs]``."""
+    return torch.from_numpy(np.stack([_sizes(bundle.values, slot) for slot in bundle.topology.slots]))
 
 
 def _ranges(sizes: np.ndarray) -> Ranges:

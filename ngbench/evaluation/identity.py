@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,15 +14,16 @@ from ngbench.evaluation.environment import versions_of
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE, VAL_PREDICTIONS_FILE, seed_folder
 from ngbench.evaluation.kept import is_kept
 from ngbench.evaluation.result import SEED_FILE, Result, SeedResult, read_json
+from ngbench.evaluation.sources import files_of
 from ngbench.evaluation.transfer import transfer_file
 from ngbench.methods import is_applicable, make_method, method_class
 from ngbench.store import Zoo
 from ngbench.tasks import TASKS, Task
 
 DECIDES_NOTHING = (
-    *("cli/", "graph/drawing/", "evaluation/audit/", "evaluation/report/", "evaluation/use/"),
-    *("evaluation/plots.py", "evaluation/rescoring.py", "evaluation/suite.py", "evaluation/tables.py"),
-    *("store/card.py", "tasks/describe.py"),
+    *("cli/", "cluster.py", "graph/drawing/", "evaluation/audit/", "evaluation/report/", "evaluation/use/"),
+    *("evaluation/plots.py", "evaluation/rescoring.py", "evaluation/suite", "evaluation/tables.py"),
+    *("store/card.py", "store/download.py", "store/hub/", "store/importing.py", "store/published/", "tasks/describe.py"),
 )
 """Parts of ngbench that show what was measured, or measure something else."""
 
@@ -116,15 +116,9 @@ def digest_of(value: Any) -> str:
 
 @cache
 def source_digest(cls: type) -> str:
-    """Digest of the Python files of ngbench, but for `DECIDES_NOTHING`, and of the method's package, or of its one file."""
+    """Digest of the Python files of ngbench, but for `DECIDES_NOTHING`, and of those of the method; see `files_of`."""
     root = Path(__file__).resolve().parents[1]
     places = {file: file.relative_to(root).as_posix() for file in root.rglob("*.py")}
-    files = {file for file, place in places.items() if not place.startswith(DECIDES_NOTHING)}
-    source = inspect.getsourcefile(cls)
-    if source is not None:
-        top = cls.__module__.partition(".")[0]
-        own = Path(source).resolve()
-        packages = [parent for parent in own.parents if parent.name == top and (parent / "__init__.py").exists()]
-        files |= set(packages[-1].rglob("*.py")) if packages else {own}
+    files = {file for file, place in places.items() if not place.startswith(DECIDES_NOTHING)} | files_of(cls)
     texts = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
     return digest_of(texts)

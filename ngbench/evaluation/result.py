@@ -136,7 +136,7 @@ class Result(_Record):
 
     def shown(self, metric: str) -> str:
         """The mean of a metric as it is printed; a dash where there is nothing that it could be of."""
-        return f"{self.scores[metric].mean:.3f}" if metric in self.scores else "—"
+        return f"{self.scores[metric].mean:z.3f}" if metric in self.scores else "—"
 
     def save(self, folder: Path) -> Path:
         """Writes ``result.json`` into a folder, whole or not at all."""

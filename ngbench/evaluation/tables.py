@@ -12,8 +12,9 @@ from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, scores_of_run
 from ngbench.evaluation.exam import Exam, Scored
 from ngbench.evaluation.identity import run_folder
 from ngbench.evaluation.predictions import Predictions
+from ngbench.evaluation.protocol import check_question
 from ngbench.evaluation.result import Result, Spread
-from ngbench.evaluation.suite import State, by_question, check_question
+from ngbench.evaluation.suite_run import State, by_question
 from ngbench.metrics import Resamples, facts_of, tied_with_best
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task

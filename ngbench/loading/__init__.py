@@ -7,5 +7,15 @@ from ngbench.loading.batch import GraphBatch, GraphBundle
 from ngbench.loading.dataset import GraphDataset
 from ngbench.loading.normalize import Normalization
 from ngbench.loading.probes import KnownPrograms, Programs, ZooPrograms
+from ngbench.loading.stored import StoredValues
 
-__all__ = ["GraphBatch", "GraphBundle", "GraphDataset", "KnownPrograms", "Normalization", "Programs", "ZooPrograms"]
+__all__ = [
+    "GraphBatch",
+    "GraphBundle",
+    "GraphDataset",
+    "KnownPrograms",
+    "Normalization",
+    "Programs",
+    "StoredValues",
+    "ZooPrograms",
+]

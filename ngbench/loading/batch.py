@@ -14,9 +14,13 @@ from ngbench.graph import ParameterView, Program, Topology
 from ngbench.graph.layout import show, split_rows, unpack
 from ngbench.graph.neural_graph import pad_kernel
 from ngbench.loading.probes import Programs
+from ngbench.loading.stored import StoredValues
 
 HIDDEN = "hidden"
 """Stands for an activation that is not told."""
+
+VALUES_AT_ONCE = 2**24
+"""Values that a pass over all networks takes at once, at most, unless one network has more: 64 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class GraphBundle:
     Args:
         variants: Topologies that occur among the networks; they differ in activations only.
         variant: Which of them each network has, int64 ``[graphs]``.
-        values: Canonical value rows, ``[graphs, values]``.
+        values: Canonical value rows, ``[graphs, values]``; of a large zoo `StoredValues`, which are read when they are asked for.
         index: Position of each network in the batch, int64 ``[graphs]``.
         programs: What runs the networks on inputs; None where only their values are known.
     """
@@ -48,6 +52,29 @@ class GraphBundle:
     def rows(self, rows: Tensor) -> GraphBundle:
         """Some of the networks, int64 ``[graphs]``; they keep their index."""
         return replace(self, variant=self.variant[rows], values=self.values[rows], index=self.index[rows])
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the values stay in their file, so that each use reads them."""
+        return isinstance(self.values, StoredValues)
+
+    def measured(self, measure: Callable[[GraphBundle], Tensor]) -> Tensor:
+        """What is measured of each network, `VALUES_AT_ONCE` at a time, float64 ``[..., graphs]`` on the CPU.
+
+        Args:
+            measure: From some of the networks to one number each, or several, ``[..., graphs]``.
+        """
+        size = max(1, VALUES_AT_ONCE // max(1, self.topology.num_values))
+        if len(self) <= size and not self.is_stored:
+            return measure(self).double().cpu()
+        found = torch.empty(0)
+        for start in range(0, len(self), size):
+            rows = torch.arange(start, min(start + size, len(self)), device=self.index.device)
+            of_part = measure(self.rows(rows)).double().cpu()
+            # in one place from the start: results kept between large blocks that come and go would tear the heap apart
+            found = found if start else torch.empty(*of_part.shape[:-1], len(self), dtype=torch.float64)
+            found[..., start : start + size] = of_part
+        return found
 
     def slots(self) -> dict[tuple[str, str | None], Tensor]:
         """Views of the values by owner and feature: ``[graphs, targets, sources, kernel]`` and ``[graphs, nodes]``."""

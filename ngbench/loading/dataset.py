@@ -1,4 +1,4 @@
-"""Networks of one split as a method sees them: values in memory, ids, and whatever columns the task hands out."""
+"""Networks of one split as a method sees them: values, ids, and whatever columns the task hands out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ngbench.errors import GraphError
-from ngbench.graph import NeuralGraph, symmetry
+from ngbench.graph import NeuralGraph, Topology, symmetry
 from ngbench.loading.batch import GraphBatch, GraphBundle
 from ngbench.loading.probes import PARTS, Part, Programs, ZooPrograms
+from ngbench.loading.stored import ScrambledRows, StoredValues, ZooRows
 
 if TYPE_CHECKING:
     from ngbench.store import Zoo
+
+LOADED_BYTES = 4 * 2**30
+"""Values of a zoo up to this size are loaded when a dataset is made; more stay in their file."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,9 @@ class GraphDataset:
         object.__setattr__(self, "bundles", tuple(map(_in_order, self.bundles)))
 
     @classmethod
-    def from_zoo(cls, zoo: Zoo, rows: np.ndarray, *, target: str | None = None, parts: Sequence[Part] = PARTS) -> GraphDataset:
+    def from_zoo(
+        cls, zoo: Zoo, rows: np.ndarray, *, target: str | None = None, parts: Sequence[Part] = PARTS, loaded: bool | None = None
+    ) -> GraphDataset:
         """Some networks of a zoo.
 
         Args:
@@ -47,11 +54,16 @@ class GraphDataset:
             rows: Which networks, int64 ``[graphs]``.
             target: Metadata column that becomes `targets`; None leaves them out.
             parts: Of the corpora, whose inputs the networks' programs give.
+            loaded: Whether all values are read now. Otherwise each batch reads its own, so that a zoo may be larger than
+                memory, if its values are stored uncompressed; None to read them now up to `LOADED_BYTES`.
         """
         structures: dict[str, list[int]] = {}
         for index, topology in enumerate(zoo.topologies):
             structures.setdefault(topology.structure, []).append(index)
         topology_index, programs = zoo.topology_index[rows], ZooPrograms(zoo, parts)
+        if loaded is None:
+            num_values = np.array([topology.num_values for topology in zoo.topologies])
+            loaded = 4 * int(num_values[topology_index].sum()) <= LOADED_BYTES
         bundles = []
         for members in structures.values():
             positions = np.flatnonzero(np.isin(topology_index, members))
@@ -60,7 +72,7 @@ class GraphDataset:
                     GraphBundle(
                         variants=tuple(zoo.topologies[index] for index in members),
                         variant=torch.from_numpy(np.searchsorted(members, topology_index[positions])),
-                        values=torch.from_numpy(zoo.values(rows[positions])),
+                        values=_values(ZooRows(zoo, rows[positions]), zoo.topologies[members[0]], loaded=loaded),
                         index=torch.from_numpy(positions),
                         programs=programs,
                     )
@@ -161,11 +173,7 @@ class GraphDataset:
     def scrambled(self, *, salt: str) -> GraphDataset:
         """Every network replaced by a random equivalent one, drawn from the hash of salt and id: the same for everyone."""
         seeds = np.array([scramble_seed(salt, id) for id in self.ids], dtype=np.uint64)
-        bundles = [
-            replace(bundle, values=symmetry.group(bundle.topology).scramble(bundle.values, seeds[bundle.index.numpy()]))
-            for bundle in self.bundles
-        ]
-        return replace(self, bundles=tuple(bundles))
+        return replace(self, bundles=tuple(_scrambled(bundle, seeds[bundle.index.numpy()]) for bundle in self.bundles))
 
     def one_structure(self, *, reader: str, structure: str | None = None) -> GraphBundle:
         """The only bundle, its networks in the order of `ids`, for a reader that is bound to one architecture.
@@ -196,6 +204,20 @@ def _in_order(bundle: GraphBundle) -> GraphBundle:
     if bool((bundle.index.diff() > 0).all()):
         return bundle
     return bundle.rows(torch.argsort(bundle.index))
+
+
+def _values(read: ZooRows, topology: Topology, *, loaded: bool) -> Tensor:
+    num_graphs = len(read.chosen)
+    return read(np.arange(num_graphs)) if loaded else StoredValues(read, (num_graphs, topology.num_values))
+
+
+def _scrambled(bundle: GraphBundle, seeds: np.ndarray) -> GraphBundle:
+    """A bundle whose networks are replaced by equivalent ones, when they are read where their values are stored."""
+    values = bundle.values
+    if isinstance(values, StoredValues):
+        read = ScrambledRows(values.read, bundle.topology, seeds)
+        return replace(bundle, values=StoredValues(read, (len(bundle), bundle.topology.num_values), values.device))
+    return replace(bundle, values=symmetry.group(bundle.topology).scramble(values, seeds))
 
 
 def scramble_seed(salt: str, network_id: str) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ngbench.graph import Topology
 from ngbench.graph.topology import Slot
-from ngbench.loading.batch import GraphBatch
+from ngbench.loading.batch import GraphBatch, GraphBundle
 from ngbench.loading.dataset import GraphDataset
 
 LOGARITHMIC = ("running_var",)
@@ -60,11 +60,8 @@ class Normalization:
         by_structure = {}
         moments: dict[str, list[Tensor]] = {}
         for bundle in train.bundles:
-            topology, values = bundle.topology, _with_logarithms(bundle.topology, bundle.values.double())
-            of_slots = []
-            for slot in topology.slots:
-                part = values[:, slot.start : slot.stop]
-                rows = torch.stack([part.mean(1), part.square().mean(1)])
+            topology, of_slots = bundle.topology, []
+            for slot, rows in zip(topology.slots, bundle.measured(_moments), strict=True):
                 of_slots.append(_of_median_network(rows))
                 unit = torch.tensor([[1.0], [_scale(slot)]], dtype=torch.float64) * _scale(slot)
                 moments.setdefault(_kind(topology, slot), []).append(rows * unit)
@@ -108,6 +105,13 @@ class Normalization:
                 of_kind = torch.tensor(self.by_kind[_kind(topology, slot)]) / _scale(slot)
                 mean[slot.start : slot.stop], std[slot.start : slot.stop] = of_kind
         return mean, std
+
+
+def _moments(bundle: GraphBundle) -> Tensor:
+    """Mean and mean square of each slot's values in each network, float64 ``[slots, 2, graphs]``."""
+    values = _with_logarithms(bundle.topology, bundle.values.double())
+    parts = [values[:, slot.start : slot.stop] for slot in bundle.topology.slots]
+    return torch.stack([torch.stack([part.mean(1), part.square().mean(1)]) for part in parts])
 
 
 def _with_logarithms(topology: Topology, values: Tensor) -> Tensor:

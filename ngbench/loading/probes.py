@@ -90,7 +90,7 @@ class ZooPrograms:
         self._check(part)
         rng, recipe = np.random.default_rng(seed), self._recipe
         known = (
-            [points_of(recipe.corpus)]
+            [points_of(recipe.images)]
             if isinstance(recipe, InrRecipe)
             else [getattr(load_images(recipe.images, corpus), f"{part}_images") for corpus in recipe.images.corpora]
         )
@@ -170,7 +170,7 @@ class ZooPrograms:
             raise UnknownNameError(f"corpus of zoo {self._zoo.name!r}", corpus, names)
         self._check(part)
         if isinstance(recipe, InrRecipe):
-            inputs, targets = points_of(recipe.corpus), grey_values(recipe.corpus)
+            inputs, targets = points_of(recipe.images), grey_values(recipe.images)
         else:
             splits = load_images(recipe.images, corpus)
             inputs, targets = getattr(splits, f"{part}_images"), getattr(splits, f"{part}_labels")

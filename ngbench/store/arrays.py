@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue] - the types of h5py lack this module
 
 from ngbench.errors import StoreFormatError
 
@@ -90,3 +91,12 @@ def names_in(file: h5py.File, path: str) -> tuple[str, ...]:
     if not isinstance(group, h5py.Group):
         raise StoreFormatError(f"{file.filename!r} lacks group '/{path}'; fetch the file again")
     return tuple(str(name) for name in group)
+
+
+def names_as_written(file: h5py.File, path: str) -> tuple[str, ...]:
+    """Names of what stands in a group, by place in the file, which is the order in which a `ZooWriter` wrote them.
+
+    Raises:
+        StoreFormatError: There is no such group.
+    """
+    return tuple(sorted(names_in(file, path), key=lambda name: h5o.get_info(file[f"{path}/{name}"].id).addr))

@@ -6,6 +6,8 @@ between the markers is made anew by `update_card`, so that no number in a card i
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +17,18 @@ import numpy as np
 
 from ngbench.errors import CardError
 from ngbench.store.reader import Zoo
+from ngbench.store.released import RELEASED
 from ngbench.store.splits import PARTS
 from ngbench.zoo.recipe import InrRecipe, parse_recipe
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color: told apart by all eyes
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+# What a recipe says about its networks, and how many of them are asked for.
+_DECIDES_NO_NETWORK = ("title", "description", "licence", "citation", "num_runs")
 BEGIN, END = "<!-- made by ngbench zoo card: begin -->", "<!-- made by ngbench zoo card: end -->"
+"""Between them stands what follows from a zoo file."""
+OUTLINE = ("<!-- made by ngbench zoo card, outline: begin -->", "<!-- made by ngbench zoo card, outline: end -->")
+"""Between them stands what follows from a recipe, or from what is known of published zoos."""
 
 
 def update_card(zoo: Zoo, folder: str | Path, *, column: str | None = None) -> Path:
@@ -38,22 +46,57 @@ def update_card(zoo: Zoo, folder: str | Path, *, column: str | None = None) -> P
         CardError: There is no such card, or it lacks the markers.
     """
     path, column = Path(folder) / f"{zoo.name}.md", column or main_measurement(zoo)
+    _check(path, (BEGIN, END))
+    picture = draw_histogram(zoo, path.with_name(f"{zoo.name}-{column.replace('_', '-')}.png"), column=column)
+    shown = f"![Histogram of {column} of the networks of {zoo.name}]({picture.name})"
+    return fill_in(path, generated_part(zoo, picture=shown), markers=(BEGIN, END))
+
+
+def fill_in(path: Path, generated: str, *, markers: tuple[str, str]) -> Path:
+    """Replaces what stands between two markers of a card; returns its path.
+
+    Raises:
+        CardError: There is no such card, or it lacks the markers.
+    """
+    begin, end = markers
+    text = _check(path, markers)
+    pattern = f"{re.escape(begin)}.*{re.escape(end)}"
+    path.write_text(re.sub(pattern, lambda _: f"{begin}\n{generated}\n{end}", text, flags=re.DOTALL))
+    return path
+
+
+def _check(path: Path, markers: tuple[str, str]) -> str:
+    """The text of a card that has the markers."""
+    begin, end = markers
     if not path.exists():
         raise CardError(
-            f"no data card {path}; expected one with the lines {BEGIN!r} and {END!r}: write its purpose and limits first"
+            f"no data card {path}; expected one with the lines {begin!r} and {end!r}: write its purpose and limits first"
         )
     text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise CardError(f"data card {path} lacks the lines {BEGIN!r} and {END!r}, each once and in this order; add them")
-    picture = draw_histogram(zoo, path.with_name(f"{zoo.name}-{column.replace('_', '-')}.png"), column=column)
-    parts = [_facts(zoo), f"![Histogram of {column} of the networks of {zoo.name}]({picture.name})", _columns(zoo)]
-    if "family" in zoo.columns:
-        parts.insert(1, _families(zoo))
-    generated = "\n\n".join(parts)
-    path.write_text(
-        re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{generated}\n{END}", text, flags=re.DOTALL)
-    )
-    return path
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise CardError(f"data card {path} lacks the lines {begin!r} and {end!r}, each once and in this order; add them")
+    return text
+
+
+def generated_part(zoo: Zoo, *, picture: str | None = None) -> str:
+    """The tables of a card as Markdown: facts, families where the zoo has some, a picture, columns.
+
+    Args:
+        zoo: The zoo.
+        picture: Markdown that shows a histogram; None for none.
+    """
+    parts = [_facts(zoo), _families(zoo) if "family" in zoo.columns else None, picture, _columns(zoo)]
+    return "\n\n".join(part for part in parts if part is not None)
+
+
+def recipe_digest(content: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for what decides the networks of a recipe, but not how many of its runs are trained.
+
+    Args:
+        content: The recipe as a zoo file holds it.
+    """
+    deciding = {key: value for key, value in content.items() if key not in _DECIDES_NO_NETWORK}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def main_measurement(zoo: Zoo) -> str:
@@ -74,6 +117,7 @@ def _facts(zoo: Zoo) -> str:
         "networks": f"{len(zoo):,}, each from a run of its own"
         if len(set(zoo.run_ids)) == len(zoo)
         else f"{len(zoo):,} of {len(set(zoo.run_ids)):,} runs",
+        **_part_of_recipe(zoo),
         "runs that diverged": f"{len(zoo.diverged):,}",
         "parameters each": parameters_each(zoo),
         "topologies": f"{len(zoo.topologies):,}, of {num_structures:,} structure{'s' if num_structures > 1 else ''}",
@@ -83,6 +127,14 @@ def _facts(zoo: Zoo) -> str:
         "licence": zoo.info.licence,
     }
     return "\n".join(["| fact | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _part_of_recipe(zoo: Zoo) -> dict[str, str]:
+    """How many runs of which recipe a zoo has that is no release; a release has all of its own."""
+    if zoo.name in RELEASED or zoo.info.recipe is None:
+        return {}
+    num_runs = zoo.info.recipe["num_runs"]
+    return {"trained": f"the first {num_runs:,} runs of recipe `{recipe_digest(zoo.info.recipe)}`"}
 
 
 def _quality(zoo: Zoo) -> dict[str, str]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ngbench.cluster import Executor
 from ngbench.errors import RecipeError, TrainingError
 from ngbench.graph import Topology, trace
 from ngbench.graph.layout import pack
 from ngbench.progress import Progress, silent
+from ngbench.store.atomic_file import disk_errors
 from ngbench.store.reader import Zoo
 from ngbench.store.schema import ZooInfo
 from ngbench.store.shards import Shards
@@ -29,11 +31,12 @@ def generate(
     recipe: ClassifierRecipe | InrRecipe,
     out: str | Path,
     *,
-    shard_size: int = 400,
+    shard_size: int | None = None,
     progress: Progress = silent,
     device: str = "cpu",
     limit: int | None = None,
     num_workers: int = 1,
+    executor: Executor = "local",
 ) -> Zoo:
     """Trains all runs of a recipe and writes them to a zoo file.
 
@@ -44,15 +47,18 @@ def generate(
     Args:
         recipe: What to train.
         out: The zoo file to write.
-        shard_size: Most runs of a part, which is what is lost when it is stopped; a part has networks of one architecture.
+        shard_size: Most runs of a part, which is what is lost when it is stopped; a part has networks of one architecture. None
+            for as many as train well side by side on the device.
         progress: Told the optimisation steps done and to do, summed over networks.
         device: A torch device.
         limit: Train only the first runs of the recipe, as many as this.
-        num_workers: Processes that train side by side; the file does not depend on it.
+        num_workers: Processes of this machine that train side by side; the file does not depend on it.
+        executor: Where parts are trained: on this machine, or on a Ray cluster; this machine alone writes files.
 
     Raises:
         RecipeError: The limit or shard size is below 1, the file is of another recipe, or its parts are.
         TrainingError: No run gave a finite network.
+        ClusterError: The Ray cluster cannot be used.
         StoreFormatError: A part cannot be read.
         StoreWriteError: The disk is full.
     """
@@ -62,11 +68,15 @@ def generate(
             raise RecipeError(f"{name} is {number}; expected at least 1")
     if limit is not None:
         recipe = recipe.model_copy(update={"num_runs": min(limit, recipe.num_runs)})
-    shards = Shards(path.with_name(f"{path.name}.parts"), recipe, shard_size)
+    shards = Shards(path.with_name(f"{path.name}.parts"), recipe, shard_size or _shard_size(recipe, device))
     if not path.exists():
         shards.open()
-        _train_missing(shards, progress=progress, device=device, num_workers=num_workers)
-        _write(shards, path)
+        _train_missing(shards, progress=progress, device=device, num_workers=num_workers, executor=executor)
+        # In the folder of the parts, so that what a killed process leaves goes with them.
+        packed = shards.folder / path.name
+        _write(shards, packed)
+        with disk_errors(path):
+            packed.replace(path)
     zoo = Zoo(path)
     if zoo.info != _info(recipe):
         raise RecipeError(
@@ -77,7 +87,13 @@ def generate(
     return zoo
 
 
-def _train_missing(shards: Shards, *, progress: Progress, device: str, num_workers: int) -> None:
+def _shard_size(recipe: ClassifierRecipe | InrRecipe, device: str) -> int:
+    if torch.device(device).type == "cpu":
+        return 400
+    return 8192 if isinstance(recipe, InrRecipe) else 1024
+
+
+def _train_missing(shards: Shards, *, progress: Progress, device: str, num_workers: int, executor: Executor) -> None:
     num_steps = [sum(run_of(shards.recipe, index).num_steps for index in runs) for runs in shards.runs]
     missing = {shard: runs for shard, runs in enumerate(shards.runs) if not shards.finished(shard)}
     done = [0 if shard in missing else steps for shard, steps in enumerate(num_steps)]
@@ -87,7 +103,8 @@ def _train_missing(shards: Shards, *, progress: Progress, device: str, num_worke
         left = sum(now < whole for now, whole in zip(done, num_steps, strict=True))
         progress(sum(done), sum(num_steps), text or f"{left} of {len(num_steps)} parts to do")
 
-    for shard, trained in run_parts(partial(_train, shards.recipe, device), missing, num_workers=num_workers, report=report):
+    work = partial(_train, shards.recipe, device)
+    for shard, trained in run_parts(work, missing, num_workers=num_workers, report=report, executor=executor, device=device):
         shards.save(shard, trained)
         report(shard, num_steps[shard], "")
 
@@ -112,10 +129,10 @@ def _write(shards: Shards, path: Path) -> None:
             topology_of = _topologies(trained, topologies)
             rows = pack(topology_of[0], {name: torch.from_numpy(values) for name, values in trained.parameters.items()}).numpy()
             metadata = {column.name: trained.metadata[column.name] for column in columns}
-            ids = trained.metadata["run_id"].tolist()
-            writer.append(topology_of, rows, ids=ids, metadata=metadata, functional=trained.functional)
+            run_ids = trained.metadata["run_id"].tolist()
+            writer.append(topology_of, rows, ids=trained.ids, run_ids=run_ids, metadata=metadata, functional=trained.functional)
         writer.add_diverged(diverged)
-        if len(diverged) == recipe.num_runs:
+        if len(diverged) == recipe.num_runs * recipe.networks_per_run:
             raise TrainingError(
                 f"all {recipe.num_runs} runs of recipe {recipe.name!r} diverged, {diverged[0][0]} because its {diverged[0][1]}"
             )

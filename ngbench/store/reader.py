@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import h5py
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from ngbench.errors import GraphError, SplitError, StoreFormatError, UnknownNameError
 from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.layout import split_rows
-from ngbench.store.arrays import TEXT, find_dataset, names_in, open_hdf5, read_array
+from ngbench.store.arrays import TEXT, find_dataset, names_as_written, names_in, open_hdf5, read_array
 from ngbench.store.schema import COLUMN_TYPES, FUNCTIONAL_TYPE, SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, check_content, check_index, read_seal
 from ngbench.store.splits import PARTS
@@ -239,7 +239,9 @@ class Zoo:
             StoreFormatError: The file cannot be read.
         """
         places = self._places(rows)
-        topologies = self._topologies_at(np.unique(self._topology_index[places if len(places) else slice(1)]).tolist())
+        index = self._topology_index[places if len(places) else slice(1)]
+        # To sort the indices of a batch would take as long as to read it.
+        topologies = self._topologies_at(np.flatnonzero(np.bincount(index)).tolist())
         structures = {topology.structure for topology in topologies}
         if len(structures) > 1:
             raise GraphError(
@@ -248,13 +250,56 @@ class Zoo:
             )
         return self._gather(places, topologies[0].num_values)
 
+    def flat_values(self, rows: slice | ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Values of networks of any structure, one after the other.
+
+        Args:
+            rows: A slice, positions or a mask.
+
+        Returns:
+            float32 ``[values of all rows]``, a copy, and where each row begins and the last ends in it, int64 ``[rows + 1]``.
+
+        Raises:
+            StoreFormatError: The file cannot be read.
+        """
+        places = self._places(rows)
+        lengths = self.num_values[places]
+        ptr = np.concatenate([[0], np.cumsum(lengths)])
+        if len(np.unique(lengths)) == 1:
+            return self._gather(places, int(lengths[0])).ravel(), ptr
+        flat = np.empty(ptr[-1], VALUE_TYPE)
+        for length, members in _grouped(lengths).items():
+            flat[ptr[members][:, None] + np.arange(length)] = self._gather(places[members], length)
+        return flat, ptr
+
+    @property
+    def num_values(self) -> np.ndarray:
+        """Values of each network, int64 ``[networks]``."""
+        return np.diff(self._value_ptr)
+
+    def written_order(self, group: Literal["splits", "functional"]) -> tuple[str, ...]:
+        """The names of the splits or of the stored outputs in the order in which the file has them."""
+        with self._open() as file:
+            return names_as_written(file, group) if group in file else ()
+
     def _places(self, rows: slice | ArrayLike) -> np.ndarray:
         if not isinstance(rows, slice):
             # numpy takes an empty list for one of float64.
             rows = np.asarray(rows, dtype=None if np.size(rows) else np.int64)
-        return np.arange(len(self))[rows]
+        return self._all_places[rows]
+
+    @cached_property
+    def _all_places(self) -> np.ndarray:
+        return np.arange(len(self))
+
+    @cached_property
+    def _is_even(self) -> bool:
+        """Whether all networks have equally many values, so that the values are one array ``[networks, values]``."""
+        return bool(len(self) and (np.diff(self._value_ptr) == self._value_ptr[1]).all() and self._value_ptr[1])
 
     def _gather(self, places: np.ndarray, num_values: int) -> np.ndarray:
+        if self._is_even:
+            return self._values.reshape(-1, num_values).take(places, axis=0)
         return np.lib.stride_tricks.sliding_window_view(self._values, num_values)[self._value_ptr[places]]
 
     def __len__(self) -> int:

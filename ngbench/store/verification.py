@@ -162,12 +162,15 @@ def _split_by_rule(zoo: Zoo, name: str) -> str:
 
 
 def _check_apart(zoo: Zoo, name: str, keys: np.ndarray) -> None:
-    """Networks that agree in their key stand in one part of the split."""
+    """Networks that agree in their key stand in one part of the split; some of them may stand in none."""
     parts = zoo.parts(name)
+    rows = np.flatnonzero(parts != NO_PART)
+    if not len(rows):
+        return
     _, groups = np.unique(keys, return_inverse=True)
     first = np.full(groups.max() + 1, len(zoo))
-    np.minimum.at(first, groups, np.arange(len(zoo)))
-    torn = np.flatnonzero(parts != parts[first[groups]])
+    np.minimum.at(first, groups[rows], rows)
+    torn = rows[parts[rows] != parts[first[groups[rows]]]]
     if len(torn):
         row, mate, names = torn[0], first[groups[torn[0]]], [*PARTS, "none"]
         raise _FaultFound(
@@ -186,7 +189,15 @@ def _columns(zoo: Zoo) -> str:
     names = [column.name for column in recipe.columns if column.role != "measurement"]
     recorded = {"run_id": zoo.run_ids, **{name: zoo.metadata[name] for name in names if name != "run_id"}}
     for row, index in enumerate(recorded["run_index"].tolist()):
-        expected = run_of(recipe, index).columns
+        run = run_of(recipe, index)
+        expected = run.columns
+        if "epoch" in names and isinstance(run, Run):
+            got = int(recorded["epoch"][row])
+            if got not in run.checkpoints:
+                raise _FaultFound(
+                    f"network {str(zoo.ids[row])!r} has epoch {got}; expected one of {run.checkpoints} by its recipe"
+                )
+            expected["epoch"] = got
         for name in names:
             got, want = recorded[name][row].item(), expected[name]
             # the last bit of an exponential differs between mathematical libraries
@@ -216,7 +227,7 @@ def _accuracies(zoo: Zoo, recipe: ClassifierRecipe, rows: list[int]) -> str:
 @torch.no_grad()
 def _errors(zoo: Zoo, recipe: InrRecipe, rows: list[int]) -> str:
     """The loss, the decibels and the stored image of each network follow from its weights."""
-    points, images = torch.from_numpy(points_of(recipe.corpus)), grey_values(recipe.corpus)
+    points, images = torch.from_numpy(points_of(recipe.images)), grey_values(recipe.images)
     loss, decibels, stored = zoo.metadata["loss"], zoo.metadata["psnr"], zoo.functional(recipe.corpus)
     for row, index in zip(rows, zoo.metadata["run_index"][rows].tolist(), strict=True):
         fit, name = Fit.of(recipe, index), str(zoo.ids[row])

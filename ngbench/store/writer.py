@@ -24,7 +24,7 @@ from ngbench.store.arrays import COMPRESSION, write_array
 from ngbench.store.atomic_file import atomic_file, disk_errors
 from ngbench.store.schema import FUNCTIONAL_TYPE, VALUE_TYPE, ZooInfo, write_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, SEAL_BYTES, write_sealed
-from ngbench.store.splits import assign, transfer
+from ngbench.store.splits import NO_PART, PARTS, assign, transfer
 from ngbench.store.topology_tables import write_topology
 from ngbench.zoo.columns import Column
 from ngbench.zoo.transfer import TransferSplit
@@ -83,6 +83,7 @@ class ZooWriter:
         self._run_ids: dict[str, str] = {}
         self._metadata: dict[str, list[np.ndarray]] = {column.name: [] for column in columns}
         self._functional: dict[str, list[np.ndarray]] = {}
+        self._given_splits: dict[str, np.ndarray] = {}
         self._diverged: list[tuple[str, str]] = []
 
     def __enter__(self) -> ZooWriter:
@@ -142,6 +143,34 @@ class ZooWriter:
     def add_diverged(self, runs: Iterable[tuple[str, str]]) -> None:
         """Records runs that gave no network: run id and reason of each."""
         self._diverged += runs
+
+    def add_split(self, name: str, parts: np.ndarray) -> None:
+        """Adds a split that others decided, when all networks are appended.
+
+        Args:
+            name: Its name.
+            parts: Of each network a position in `PARTS`, or `NO_PART`, ``[networks]``.
+
+        Raises:
+            StoreWriteError: The name is taken, the parts are not one a network, one does not exist, or it tears a run.
+        """
+        if name in ("default", *self.splits, *self._given_splits):
+            raise StoreWriteError(f"split {name!r} stands twice in {str(self.path)!r}; expected each name once")
+        if len(parts) != len(self._run_ids):
+            raise StoreWriteError(
+                f"split {name!r} has {len(parts)} parts for {len(self._run_ids)} networks; expected one a network"
+            )
+        unknown = parts[(parts < NO_PART) | (parts >= len(PARTS))]
+        if len(unknown):
+            raise StoreWriteError(f"split {name!r} has part {unknown[0]}; expected {NO_PART} to {len(PARTS) - 1}")
+        part_of: dict[str, int] = {}
+        for run_id, part in zip(self._run_ids.values(), parts.tolist(), strict=True):
+            if part != NO_PART and part_of.setdefault(run_id, part) != part:
+                raise StoreWriteError(
+                    f"split {name!r} has networks of run {run_id!r} in {PARTS[part_of[run_id]]} and in {PARTS[part]}; "
+                    "expected each run in one part"
+                )
+        self._given_splits[name] = parts.astype(np.int8)
 
     def _typed(self, metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
         expected = {column.name for column in self.columns}
@@ -260,6 +289,8 @@ class ZooWriter:
         for name, split in self.splits.items():
             deciding = {column: np.concatenate(self._metadata[column]) for column in split.columns}
             write_array(file, f"splits/{name}", transfer(default, split.held_out(deciding)))
+        for name, parts in self._given_splits.items():
+            write_array(file, f"splits/{name}", parts)
         diverged = np.array(self._diverged, dtype=np.str_).reshape(-1, 2)
         write_array(file, "diverged/run_id", diverged[:, 0])
         write_array(file, "diverged/reason", diverged[:, 1])

@@ -28,6 +28,8 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
     {"relu": "ReLU", "leaky_relu": "LeakyReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "sigmoid": "Sigmoid"}
 )
 NORMS = ("none", "batch", "layer")
+MIXED = "mixed"
+"""Stands for the activation of a network whose layers have different ones, which its architecture names."""
 
 
 class _Architecture(BaseModel, frozen=True):
@@ -201,6 +203,70 @@ class Transformer(_Architecture, frozen=True):
         return self
 
 
+class ParkCnn(_Architecture, frozen=True):
+    """Square convolutions of different sizes that keep height and width, then global average pooling and a linear head.
+
+    What comes out of an earlier layer may be added to a later one before its activation, in as many first channels as both have
+    (the CNN Wild Park of Kofinas et al., ICLR 2024, arXiv:2403.12143).
+
+    Args:
+        family: Always ``"park_cnn"``.
+        input_shape: Channels, height and width of an image.
+        channels: Channels of each convolution.
+        kernel_sizes: Height and width of the kernels of each convolution, odd.
+        layer_activations: Name of each layer's activation, or ``"none"``.
+        skips: For each layer which one is added to it, at least two before it; -1 for none.
+        num_classes: Outputs of the head.
+    """
+
+    family: Literal["park_cnn"]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    kernel_sizes: tuple[PositiveInt, ...]
+    layer_activations: tuple[str, ...]
+    skips: tuple[int, ...]
+    num_classes: PositiveInt
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Its own alone."""
+        return (MIXED,)
+
+    @property
+    def width(self) -> int:
+        """Channels of the widest convolution."""
+        return max(self.channels)
+
+    @property
+    def depth(self) -> int:
+        """Convolutions."""
+        return len(self.channels)
+
+    @property
+    def kernel_size(self) -> int:
+        """Height and width of the largest kernels."""
+        return max(self.kernel_sizes)
+
+    @property
+    def norm(self) -> str:
+        """There is none."""
+        return "none"
+
+    @model_validator(mode="after")
+    def _fits(self) -> ParkCnn:
+        lengths = {len(self.channels), len(self.kernel_sizes), len(self.layer_activations), len(self.skips)}
+        if len(lengths) > 1:
+            raise ValueError(f"channels, kernel_sizes, layer_activations and skips need one entry a layer, got {sorted(lengths)}")
+        if any(size % 2 == 0 for size in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes: expected odd ones, which keep height and width, got {self.kernel_sizes}")
+        unknown = set(self.layer_activations) - {*ACTIVATIONS, "none"}
+        if unknown:
+            raise ValueError(f"layer_activations: expected {', '.join(ACTIVATIONS)} or none, got {', '.join(sorted(unknown))}")
+        if any(not -1 <= skip < max(0, layer - 1) for layer, skip in enumerate(self.skips)):
+            raise ValueError(f"skips: expected -1 or a layer at least two before each, got {self.skips}")
+        return self
+
+
 class Siren(_Architecture, frozen=True):
     """Linear layers of one width, each followed by sin(omega · x), then a linear head: an implicit neural representation.
 
@@ -231,9 +297,9 @@ class Siren(_Architecture, frozen=True):
         return (2,)
 
 
-ClassifierArchitecture = Annotated[Mlp | Cnn | Resnet | Transformer, Field(discriminator="family")]
-Architecture = Mlp | Cnn | Resnet | Transformer | Siren
-FAMILIES = ("mlp", "cnn", "resnet", "transformer")
+ClassifierArchitecture = Annotated[Mlp | Cnn | Resnet | Transformer | ParkCnn, Field(discriminator="family")]
+Architecture = Mlp | Cnn | Resnet | Transformer | ParkCnn | Siren
+FAMILIES = ("mlp", "cnn", "resnet", "transformer", "park_cnn")
 
 
 def build(architecture: Architecture, activation: str, *, dropout: float = 0.0) -> torch.nn.Sequential:

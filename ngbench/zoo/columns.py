@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from ngbench.zoo.architectures import ACTIVATIONS, FAMILIES, NORMS
+from ngbench.zoo.architectures import ACTIVATIONS, FAMILIES, MIXED, NORMS
 from ngbench.zoo.initializers import INITIALIZERS
 from ngbench.zoo.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -58,7 +58,7 @@ _COLUMNS = (
     Column("run_id", "identity", "str", "name of the training run, unique in the zoo"),
     Column("run_index", "identity", "int", "number of the run in its recipe, from 0", low=0),
     Column("seed", "identity", "int", "seed of the run's own initial weights, training images, batch order and dropout", low=0),
-    Column("activation", "hyperparameter", "str", "nonlinearity after each convolution", choices=tuple(ACTIVATIONS)),
+    Column("activation", "hyperparameter", "str", "nonlinearity after each convolution", choices=(*ACTIVATIONS, MIXED)),
     Column("initializer", "hyperparameter", "str", "distribution of the initial weights", choices=tuple(INITIALIZERS)),
     Column("init_scale", "hyperparameter", "float", "factor on the initial weights", low=1e-6, high=1e6),
     Column("optimizer", "hyperparameter", "str", "update rule", choices=tuple(OPTIMIZERS)),
@@ -75,6 +75,9 @@ _COLUMNS = (
     Column("train_loss", "measurement", "float", "mean cross-entropy in nats on the run's own training images", low=0),
     Column("val_loss", "measurement", "float", "mean cross-entropy in nats on the validation images", low=0),
     Column("test_loss", "measurement", "float", "mean cross-entropy in nats on the test images", low=0),
+)
+_EPOCH = Column(
+    "epoch", "hyperparameter", "int", "passes over the run's own training images when its network was taken; 0: untrained", low=0
 )
 _DESIGN_COLUMNS = (
     Column("family", "hyperparameter", "str", "family of architectures", choices=FAMILIES),
@@ -121,13 +124,18 @@ def columns_of(role: Role) -> tuple[str, ...]:
     return tuple(column.name for column in _COLUMNS if column.role == role)
 
 
-def zoo_columns(*, has_design: bool, is_cnn: bool) -> tuple[Column, ...]:
+def zoo_columns(*, has_design: bool, is_cnn: bool, has_checkpoints: bool = False) -> tuple[Column, ...]:
     """All columns of a generated zoo of classifiers, in their order.
 
     Args:
         has_design: Whether those of `DESIGN_COLUMNS` are among them.
         is_cnn: Whether all networks are convolutional, which the texts say then.
+        has_checkpoints: Whether networks are taken from their runs at several epochs, which a column tells.
     """
+    if has_checkpoints:
+        without = zoo_columns(has_design=has_design, is_cnn=is_cnn)
+        first = next(place for place, column in enumerate(without) if column.role == "measurement")
+        return (*without[:first], _EPOCH, *without[first:])
     if not has_design and is_cnn:
         return _COLUMNS
     reworded = [replace(c, description=_REWORDED.get(c.name, c.description)) for c in _COLUMNS]

@@ -25,7 +25,8 @@ class StackedDropout:
         self._scales = torch.tensor([1 / (1 - rate) for rate in rates], dtype=dtype, device=keys.device).unsqueeze(-1)
         self._keys = keys
         self._drops = max(rates) > 0
-        self.step = 0
+        self.step = torch.zeros(1, dtype=torch.int64, device=keys.device)
+        """How many steps the networks have taken."""
 
     def __call__(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
         """Drops units of the active networks ``[networks, images, ...]`` at dropout `number` in step `step`; scales the rest."""
@@ -33,7 +34,7 @@ class StackedDropout:
             return hidden
         active, size = len(hidden), hidden[0].numel()
         bits = torch.arange((size + 1) // 2, dtype=torch.int32, device=hidden.device)
-        bits = _mix(bits + self._keys[:active, self.step, number, None])
+        bits = _mix(bits + self._keys.index_select(1, self.step)[:active, 0, number, None])
         kept = bits.view(torch.int16)[:, :size] >= self._thresholds[:active]
         return hidden * kept.to(hidden.dtype).mul_(self._scales[:active]).view(hidden.shape)
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from ngbench.zoo.stack import StackedModule, aligned_rows, unflatten
 
-# networks a stack: their activations and dense kernels stay in the cache of a core, and more gain nothing on two cores
+# networks a stack on a processor: their activations and dense kernels stay in the cache of a core, and more gain nothing on two
 STACK_SIZE = 32
 _IMAGES_A_CALL = 256
+_IMAGES_A_CALL_ON_ACCELERATORS = 1024
 
 
 def evaluate(
@@ -37,20 +38,21 @@ def evaluate(
 
 @torch.no_grad()
 def score(
-    module: nn.Module, parameters: Mapping[str, torch.Tensor], *, images: np.ndarray, labels: np.ndarray
+    module: nn.Module, parameters: Mapping[str, torch.Tensor], *, images: np.ndarray | torch.Tensor, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each network is right on each image, and its cross-entropy there, float64 ``[networks, images]``."""
     weights = torch.cat([values.flatten(1) for values in parameters.values()], dim=1)
     shapes = {path: tuple(values.shape[1:]) for path, values in parameters.items()}
-    stack = StackedModule(module, STACK_SIZE)
-    pixels, targets = torch.from_numpy(images).to(weights), torch.from_numpy(labels).to(weights.device)
+    stack = StackedModule(module, STACK_SIZE, banded=weights.device.type == "cpu")
+    images_a_call = _IMAGES_A_CALL if weights.device.type == "cpu" else _IMAGES_A_CALL_ON_ACCELERATORS
+    pixels, targets = torch.as_tensor(images).to(weights), torch.from_numpy(labels).to(weights.device)
     right, losses = np.empty((len(weights), len(images))), np.empty((len(weights), len(images)))
     for first in range(0, len(weights), STACK_SIZE):
         networks = slice(first, first + STACK_SIZE)
         part = unflatten(aligned_rows(weights[networks]), shapes)
         count = min(STACK_SIZE, len(weights) - first)
-        for start in range(0, len(images), _IMAGES_A_CALL):
-            chosen = slice(start, start + _IMAGES_A_CALL)
+        for start in range(0, len(images), images_a_call):
+            chosen = slice(start, start + images_a_call)
             wanted = targets[chosen].expand(count, -1)
             # black images fill the last call up, so that every network's part of every product has the same alignment
             shown = nn.functional.pad(pixels[chosen], (0, 0, 0, 0, 0, 0, 0, -wanted.shape[1] % 16))

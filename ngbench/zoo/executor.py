@@ -1,4 +1,4 @@
-"""Runs the parts of a long computation side by side in worker processes, each on one thread."""
+"""Runs the parts of a long computation side by side in worker processes, each on one thread, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any, TypeVar
 
+from ngbench.cluster import Executor, Tell, spread
 from ngbench.errors import TrainingError
 from ngbench.progress import Progress
 
@@ -32,6 +34,8 @@ def run_parts(
     *,
     num_workers: int,
     report: Callable[[int, int, str], None],
+    executor: Executor = "local",
+    device: str = "cpu",
 ) -> Iterator[tuple[int, Result]]:
     """Does the work of each part and gives the results as they are ready, in any order.
 
@@ -40,15 +44,21 @@ def run_parts(
     Args:
         work: What is done, ``work(part, progress)``; a function of a module, so that a worker process can import it.
         parts: The parts, by number.
-        num_workers: Worker processes; with 1 the work is done in this process.
+        num_workers: Worker processes; with 1 the work is done in this process. A cluster has as many as it has room for.
         report: Told ``(part number, units of work done, text)`` as parts advance.
+        executor: Where: on this machine, or on a Ray cluster, where the part of a worker that dies is queued again.
+        device: What the work is done on; a part on ``cuda`` takes a GPU of the cluster.
 
     Yields:
         Number and result of each part.
 
     Raises:
-        TrainingError: A worker process died.
+        TrainingError: A worker process of this machine died.
+        ClusterError: The cluster cannot be used, or each worker of a part died.
     """
+    if executor == "ray":
+        yield from spread(partial(_work_alone, work), parts, device=device, report=report)
+        return
     if num_workers == 1 or len(parts) == 1:
         for number, part in parts.items():
             yield number, work(part, lambda done, total, text="", /, n=number: report(n, done, text))
@@ -103,3 +113,11 @@ def _work_on(work: Callable[[Part, Progress], Result], number: int, part: Part) 
             _queue.put((number, done, text))
 
     return work(part, progress)
+
+
+def _work_alone(work: Callable[[Part, Progress], Result], part: Part, tell: Tell) -> Result:
+    """The work of a part in a process of a cluster, which has other parts after it."""
+    import torch
+
+    torch.set_num_threads(1)
+    return work(part, lambda done, total, text="", /: tell(done, text))

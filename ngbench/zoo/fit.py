@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +13,18 @@ from ngbench.errors import TrainingError
 from ngbench.progress import Progress, silent
 from ngbench.zoo.architectures import Siren, build
 from ngbench.zoo.evaluate import round_to_16_bits
+from ngbench.zoo.hub_images import HubImages
 from ngbench.zoo.images import load_corpus, pixel_grid
 from ngbench.zoo.optimizers import StackedOptimizer
 from ngbench.zoo.recipe import InrRecipe
+from ngbench.zoo.replay import Stepper
 from ngbench.zoo.run import Fit
 from ngbench.zoo.stack import StackedModule, aligned_rows, parameter_shapes, unflatten
 from ngbench.zoo.trained import TrainedNetworks, typed_columns
 
 # more networks a stack than of classifiers: these are a fiftieth of the work a step
 _STACK_SIZE = 128
+_STACK_SIZE_ON_ACCELERATORS = 8192
 _STEPS_A_REPORT = 25
 
 
@@ -48,17 +53,20 @@ def fit(
     Raises:
         RecipeError: The recipe has no such run.
         TrainingError: No run is named, or one twice.
+        ImagesError: The images cannot be read, or are fewer than the recipe has.
     """
     indices = sorted(run_indices)
     if not indices or len(set(indices)) != len(indices):
         raise TrainingError(f"expected at least one run index and none twice, got {list(run_indices)[:20]}; name each run once")
     fits = [Fit.of(recipe, index) for index in indices]
-    targets = grey_values(recipe.corpus)[[fit.image_index for fit in fits]]
+    known = [fit.columns for fit in fits]
+    targets = grey_values(recipe.images)[[fit.image_index for fit in fits]]
     total, done = sum(fit.num_steps for fit in fits), 0
     places = sorted(range(len(fits)), key=lambda place: -fits[place].num_steps)
     weights: torch.Tensor | None = None
-    for start in range(0, len(fits), _STACK_SIZE):
-        stack = places[start : start + _STACK_SIZE]
+    size = _STACK_SIZE if torch.device(device).type == "cpu" else _STACK_SIZE_ON_ACCELERATORS
+    for start in range(0, len(fits), size):
+        stack = places[start : start + size]
         fitter = _StackFitter([fits[place] for place in stack], targets[stack], device=device, dtype=dtype)
         for steps in fitter.run():
             done += steps
@@ -66,16 +74,16 @@ def fit(
         weights = fitter.weights.new_empty(len(fits), fitter.weights.shape[1]) if weights is None else weights
         weights[stack] = fitter.weights
     assert weights is not None
-    return _fitted(recipe, fits, weights=round_to_16_bits(weights, recipe.rounding), targets=targets)
+    return _fitted(recipe, fits, known, weights=round_to_16_bits(weights, recipe.rounding), targets=targets)
 
 
-def grey_values(corpus: str) -> np.ndarray:
+def grey_values(corpus: str | HubImages) -> np.ndarray:
     """The values of each image of a corpus at the points of its `pixel_grid`, float32 ``[images, points, channels]``."""
     images, _ = load_corpus(corpus)
     return images.transpose(0, 2, 3, 1).reshape(len(images), -1, images.shape[1])
 
 
-def points_of(corpus: str) -> np.ndarray:
+def points_of(corpus: str | HubImages) -> np.ndarray:
     """Coordinates of the pixels of a corpus's images, float32 ``[points, 2]``."""
     return pixel_grid(*load_corpus(corpus)[0].shape[2:])
 
@@ -86,32 +94,33 @@ class _StackFitter:
     def __init__(self, fits: Sequence[Fit], targets: np.ndarray, *, device: str, dtype: torch.dtype):
         module = _module(fits[0].architecture)
         self._num_steps = np.array([fit.num_steps for fit in fits])
-        self._points = torch.from_numpy(points_of(fits[0].corpus)).to(device, dtype).expand(len(fits), -1, -1)
+        self._points = torch.from_numpy(points_of(fits[0].images)).to(device, dtype).expand(len(fits), -1, -1)
         self._targets = torch.from_numpy(targets).to(device, dtype)
         self._module = StackedModule(module, len(fits))
         initial = np.stack([fit.initial_weights(self._module.shapes) for fit in fits])
         self.weights = aligned_rows(torch.from_numpy(initial).to(device, dtype))
         self._optimizer = StackedOptimizer([fit.hyperparameters for fit in fits], self._num_steps.tolist(), weights=self.weights)
+        self._step_number = torch.zeros(1, dtype=torch.int64, device=device)
+        self._stepper = Stepper(self._step, self.weights.device)
 
     def run(self) -> Iterator[int]:
         """Fits to the end; yields the steps taken since the last yield, summed over networks."""
-        taken = 0
-        for step in range(self._num_steps[0]):
-            num_active = int((self._num_steps > step).sum())
-            self._step(step, num_active)
-            taken += num_active
-            if (step + 1) % _STEPS_A_REPORT == 0 or step + 1 == self._num_steps[0]:
-                yield taken
-                taken = 0
+        last = int(self._num_steps[0])
+        stops = sorted({0, *self._num_steps.tolist(), *range(0, last, _STEPS_A_REPORT)})
+        for first, end in itertools.pairwise(stops):
+            num_active = int((self._num_steps > first).sum())
+            self._stepper.take(end - first, num_active)
+            yield num_active * (end - first)
 
-    def _step(self, step: int, num_active: int) -> None:
+    def _step(self, num_active: int) -> None:
         views = unflatten(self.weights[:num_active], self._module.shapes)
         parameters = {path: values.detach().requires_grad_() for path, values in views.items()}
         outputs = self._module(parameters, self._points[:num_active])
         # each network has its own parameters, so that the gradient of the sum over networks is each one's own
         losses = (outputs - self._targets[:num_active]).square().mean((1, 2)).sum()
         gradients = torch.autograd.grad(losses, list(parameters.values()))
-        self._optimizer.step(step, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1))
+        self._optimizer.step(self._step_number, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1))
+        self._step_number += 1
 
 
 def _module(architecture: Siren) -> torch.nn.Sequential:
@@ -140,10 +149,12 @@ def psnr(loss: np.ndarray) -> np.ndarray:
     return -10 * np.log10(np.maximum(loss, np.finfo(np.float32).tiny))
 
 
-def _fitted(recipe: InrRecipe, fits: Sequence[Fit], *, weights: torch.Tensor, targets: np.ndarray) -> TrainedNetworks:
+def _fitted(
+    recipe: InrRecipe, fits: Sequence[Fit], known: Sequence[Mapping[str, Any]], *, weights: torch.Tensor, targets: np.ndarray
+) -> TrainedNetworks:
     """Measures the networks, of parameters ``[networks, parameters]``, and sets aside those that diverged."""
     parameters = unflatten(weights, parameter_shapes(_module(recipe.architecture)))
-    outputs = render(recipe.architecture, parameters, torch.from_numpy(points_of(recipe.corpus))).double().cpu().numpy()
+    outputs = render(recipe.architecture, parameters, torch.from_numpy(points_of(recipe.images))).double().cpu().numpy()
     loss = np.square(outputs - targets).mean(axis=(1, 2))
     # a NaN compares false, so that it counts as too large
     kept = (weights.abs() <= recipe.largest_weight).all(dim=1).cpu().numpy()
@@ -151,9 +162,7 @@ def _fitted(recipe: InrRecipe, fits: Sequence[Fit], *, weights: torch.Tensor, ta
     return TrainedNetworks(
         architecture=recipe.architecture,
         parameters={path: values.cpu().numpy()[kept] for path, values in parameters.items()},
-        metadata=typed_columns(
-            recipe.columns, [fit.columns for fit in fits], measured={"loss": loss, "psnr": psnr(loss)}, kept=kept
-        ),
+        metadata=typed_columns(recipe.columns, known, measured={"loss": loss, "psnr": psnr(loss)}, kept=kept),
         diverged=tuple((fit.run_id, _reason(fit, size)) for fit, size, keep in zip(fits, largest, kept, strict=True) if not keep),
         functional={recipe.corpus: outputs.reshape(len(outputs), -1).astype(np.float16)[kept]},
     )

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ngbench.errors import ImagesError
 from ngbench.registry import Registry
+from ngbench.zoo.hub_images import HubImages, load_hub_images, place_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,10 @@ class ImagesSpec(BaseModel):
     """Which images a zoo is trained on and how they are split.
 
     Args:
-        corpus: A registered corpus, or several: each run is trained on one that has as many classes as its architecture.
+        corpus: A registered corpus, or several: each run is trained on one that has as many classes as its architecture. With a
+            source, the name that its images go by.
+        source: The dataset that the images come from, its train split for training and validation, its test split for the test;
+            None for registered corpora, which are split at random.
         split_seed: Seed of the split.
         num_train: Training images.
         num_val: Validation images.
@@ -51,6 +64,19 @@ class ImagesSpec(BaseModel):
     num_train: PositiveInt
     num_val: PositiveInt
     num_test: PositiveInt
+    source: HubImages | None = None
+
+    @model_validator(mode="after")
+    def _one_name_for_a_source(self) -> ImagesSpec:
+        if self.source is not None and (not isinstance(self.corpus, str) or self.corpus in corpora):
+            raise ValueError(f"corpus: expected one name of its own for the images of {self.source.hub}, got {self.corpus!r}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_first_released(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # files hold their recipes as text, the first ones from before there were sources
+        content = handler(self)
+        return content if self.source is not None else {key: value for key, value in content.items() if key != "source"}
 
     @property
     def corpora(self) -> tuple[str, ...]:
@@ -60,7 +86,10 @@ class ImagesSpec(BaseModel):
 
 @dataclass(frozen=True)
 class ImageSplits:
-    """Images float32 ``[images, channels, height, width]`` in [0, 1] and labels int64 ``[images]`` of each split."""
+    """Images float32 ``[images, channels, height, width]`` and labels int64 ``[images]`` of each split.
+
+    Pixels of registered corpora lie in [0, 1], those of others where the source says.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -79,8 +108,10 @@ def load_images(spec: ImagesSpec, corpus: str | None = None) -> ImageSplits:
 
     Raises:
         UnknownNameError: The corpus is not registered.
-        ImagesError: The corpus has fewer images than the splits ask for.
+        ImagesError: The corpus has fewer images than the splits ask for, or its source cannot be read.
     """
+    if spec.source is not None:
+        return _load_source(spec, spec.source)
     corpus = corpus or spec.corpora[0]
     images, labels = corpora[corpus].load()
     sizes = (spec.num_train, spec.num_val, spec.num_test)
@@ -94,14 +125,41 @@ def load_images(spec: ImagesSpec, corpus: str | None = None) -> ImageSplits:
     return ImageSplits(*(array[split] for split in splits for array in (images, labels)))
 
 
-@lru_cache(maxsize=8)
-def load_corpus(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """All images of a corpus, float32 ``[images, channels, height, width]`` in [0, 1], and their labels, int64; not to change.
+def _load_source(spec: ImagesSpec, source: HubImages) -> ImageSplits:
+    (train_images, train_labels), (test_images, test_labels) = (load_hub_images(source)[part] for part in ("train", "test"))
+    asked = {"train": spec.num_train + spec.num_val, "test": spec.num_test}
+    for part, labels in (("train", train_labels), ("test", test_labels)):
+        if asked[part] > len(labels):
+            raise ImagesError(
+                f"dataset {source.hub!r} has {len(labels)} images in split {part}, but {asked[part]} are asked for; ask for fewer"
+            )
+    order = _interleaved(train_labels, seed=spec.split_seed)
+    train, val = order[: spec.num_train], order[spec.num_train : asked["train"]]
+    test = _interleaved(test_labels, seed=spec.split_seed)[: spec.num_test]
+    parts = ((train_images, train_labels, train), (train_images, train_labels, val), (test_images, test_labels, test))
+    return ImageSplits(*(array[rows] for images, labels, rows in parts for array in (images, labels)))
+
+
+def load_corpus(corpus: str | HubImages) -> tuple[np.ndarray, np.ndarray]:
+    """All images of a corpus, float32 ``[images, channels, height, width]``, and their labels, int64; not to change.
+
+    Args:
+        corpus: A registered corpus, whose pixels lie in [0, 1]; or a dataset, whose train split comes before its test split.
 
     Raises:
         UnknownNameError: The corpus is not registered.
+        ImagesError: The dataset cannot be read.
     """
-    images, labels = corpora[name].load()
+    return _load_corpus(corpus, place_of(corpus.hub) if isinstance(corpus, HubImages) else None)
+
+
+@lru_cache(maxsize=8)
+def _load_corpus(corpus: str | HubImages, _place: str | None) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(corpus, HubImages):
+        loaded = load_hub_images(corpus)
+        images, labels = (np.concatenate(arrays) for arrays in zip(loaded["train"], loaded["test"], strict=True))
+    else:
+        images, labels = corpora[corpus].load()
     for array in (images, labels):
         array.setflags(write=False)
     return images, labels

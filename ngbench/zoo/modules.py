@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ngbench.zoo.architectures import ACTIVATIONS, Cnn, Mlp, Resnet, Siren, Transformer
+from ngbench.zoo.architectures import ACTIVATIONS, Cnn, Mlp, ParkCnn, Resnet, Siren, Transformer
 
 
 def mlp(architecture: Mlp, activation: str, *, dropout: float) -> nn.Sequential:
@@ -78,6 +79,16 @@ def transformer(architecture: Transformer, activation: str, *, dropout: float) -
     return nn.Sequential(layers)
 
 
+def park_cnn(architecture: ParkCnn, activation: str, *, dropout: float) -> nn.Sequential:
+    """See `ParkCnn`."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(body=SkippingConvolutions(architecture))
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["dropout"] = nn.Dropout(dropout)
+    layers["head"] = nn.Linear(architecture.channels[-1], architecture.num_classes)
+    return nn.Sequential(layers)
+
+
 def siren(architecture: Siren, activation: str, *, dropout: float) -> nn.Sequential:
     """See `Siren`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -130,6 +141,51 @@ class ResidualBlock(nn.Module):
         if self.shortcut is not None and self.shortcut_norm is not None:
             images = self.shortcut_norm(self.shortcut(images))
         return self.activation2(images + hidden)
+
+
+class SkippingConvolutions(nn.Module):
+    """Convolutions with activations; what an earlier one gave may be added before the activation of a later one."""
+
+    def __init__(self, architecture: ParkCnn):
+        super().__init__()
+        self.skips, sources = architecture.skips, architecture.input_shape[0]
+        for index, (channels, size, activation) in enumerate(
+            zip(architecture.channels, architecture.kernel_sizes, architecture.layer_activations, strict=True)
+        ):
+            self.add_module(f"conv{index}", nn.Conv2d(sources, channels, size, padding=size // 2))
+            self.add_module(f"activation{index}", nn.Identity() if activation == "none" else _activation(activation))
+            sources = channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[images, channels, height, width]`` to the same height and width."""
+        return self.run(images, lambda name, layer, hidden: layer(hidden), axis=1)
+
+    def run(self, hidden: Tensor, apply: Callable[[str, nn.Module, Tensor], Tensor], *, axis: int) -> Tensor:
+        """The same for any form of activations.
+
+        Args:
+            hidden: What comes in.
+            apply: Applies a layer, given its name.
+            axis: Along which activations have their channels.
+        """
+        given: list[Tensor] = []
+        for index, skip in enumerate(self.skips):
+            conv, activation = f"conv{index}", f"activation{index}"
+            hidden = apply(conv, getattr(self, conv), hidden)
+            if skip >= 0:
+                hidden = _add_shared(hidden, given[skip], axis=axis)
+            hidden = apply(activation, getattr(self, activation), hidden)
+            given.append(hidden)
+        return hidden
+
+
+def _add_shared(hidden: Tensor, earlier: Tensor, *, axis: int) -> Tensor:
+    """Adds the first channels of what came earlier to the first channels, as many as both have."""
+    count = min(hidden.shape[axis], earlier.shape[axis])
+    added = hidden.narrow(axis, 0, count) + earlier.narrow(axis, 0, count)
+    if count == hidden.shape[axis]:
+        return added
+    return torch.cat([added, hidden.narrow(axis, count, hidden.shape[axis] - count)], dim=axis)
 
 
 class Patches(nn.Module):

@@ -104,11 +104,11 @@ class StackedOptimizer:
         self._root_scale = stacked(np.where(divides, 1 / np.sqrt(square_weight), 0.0))
         self._offset = stacked(np.where(divides, EPSILON, 1.0))
 
-    def step(self, index: int, gradients: torch.Tensor) -> None:
-        """Takes step `index` (from 0) of the first networks of the stack.
+    def step(self, index: torch.Tensor, gradients: torch.Tensor) -> None:
+        """Takes one step of the first networks of the stack.
 
         Args:
-            index: How many steps these networks have taken.
+            index: How many steps these networks have taken, int64 ``[1]`` on their device.
             gradients: ``[active networks, parameters]``; overwritten.
         """
         active = len(gradients)
@@ -116,6 +116,9 @@ class StackedOptimizer:
         gradients.addcmul_(weights, self._coupled_decay[:active])
         mean.mul_(self._momentum[:active]).addcmul_(gradients, self._gradient_share[:active])
         square.mul_(self._square_decay[:active]).addcmul_(gradients.square_(), self._square_share[:active])
-        divisor = square.sqrt().mul_(self._root_scale[index, :active]).add_(self._offset[:active])
-        weights.mul_(self._kept[index, :active])
-        weights.addcmul_(divisor.reciprocal_().mul_(mean), self._negative_step_size[index, :active])
+        root_scale, kept, negative_step_size = (
+            each.index_select(0, index)[0, :active] for each in (self._root_scale, self._kept, self._negative_step_size)
+        )
+        divisor = square.sqrt().mul_(root_scale).add_(self._offset[:active])
+        weights.mul_(kept)
+        weights.addcmul_(divisor.reciprocal_().mul_(mean), negative_step_size)

@@ -29,7 +29,9 @@ from ngbench.errors import RecipeError, UnknownNameError
 from ngbench.zoo.architectures import Architecture, ClassifierArchitecture, Cnn, Siren
 from ngbench.zoo.columns import COLUMNS, INR_COLUMNS, Column, zoo_columns
 from ngbench.zoo.distributions import ByValue, Distribution, Value
+from ngbench.zoo.hub_images import HubImages
 from ngbench.zoo.images import ImagesSpec, corpora
+from ngbench.zoo.park import ParkSampler, sampled
 from ngbench.zoo.transfer import TransferSplit
 
 # The keys of a recipe in the order of the JSON in released files, and those left out where they are not used, since they came
@@ -37,9 +39,9 @@ from ngbench.zoo.transfer import TransferSplit
 _KEYS = (
     *("name", "version", "title", "description", "licence", "citation", "kind", "num_runs", "seed", "images", "corpus"),
     *("fits_per_image", "initialization", "architecture", "architectures", "hyperparameters", "splits", "rounding"),
-    "largest_weight",
+    *("largest_weight", "source", "checkpoints", "sampler"),
 )
-_LATER_KEYS = ("architecture", "architectures", "splits")
+_LATER_KEYS = ("architecture", "architectures", "splits", "source", "checkpoints", "sampler")
 
 
 class Recipe(BaseModel, ABC):
@@ -122,6 +124,11 @@ class Recipe(BaseModel, ABC):
         """Run i has the architecture of run i modulo this."""
         return 1
 
+    @property
+    def networks_per_run(self) -> int:
+        """Networks that each run gives."""
+        return 1
+
     @abstractmethod
     def architecture_of(self, run_index: int) -> Architecture:
         """What the network of a run is built as."""
@@ -163,6 +170,9 @@ class ClassifierRecipe(Recipe):
         architecture: What all networks are built as; None where they are built as different `architectures`.
         architectures: What networks are built as: run i is built as the architecture at place i modulo their number. An entry
             with a key ``vary``, which maps keys to lists of values, stands for one entry for each combination of these.
+        sampler: Draws the `architectures`, in place of a list.
+        checkpoints: Epochs after which the network of a run is taken, 0 being before training; the last is the number of epochs,
+            which is fixed then. None where each run gives the network at its end only.
     """
 
     drawn: ClassVar[Mapping[str, Column]] = COLUMNS
@@ -170,6 +180,8 @@ class ClassifierRecipe(Recipe):
     images: ImagesSpec
     architecture: ClassifierArchitecture | None = None
     architectures: tuple[ClassifierArchitecture, ...] = ()
+    sampler: ParkSampler | None = None
+    checkpoints: tuple[NonNegativeInt, ...] = ()
 
     @field_validator("architectures", mode="before")
     @classmethod
@@ -180,34 +192,73 @@ class ClassifierRecipe(Recipe):
 
     @model_validator(mode="after")
     def _architectures_fit_the_corpora(self) -> ClassifierRecipe:
-        if (self.architecture is None) == (not self.architectures):
-            raise ValueError("expected either architecture, one for all runs, or architectures, a list; got both or neither")
-        for architecture in self.architectures or (self.architecture,):
-            if architecture is not None and not self.corpora_for(architecture):
+        given = [name for name in ("architecture", "architectures", "sampler") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                "expected either architecture, one for all runs, or architectures, a list, or sampler; got "
+                f"{' and '.join(given) or 'none of them'}"
+            )
+        for architecture in self._all_architectures:
+            if not self.corpora_for(architecture):
                 raise ValueError(
                     f"expected a corpus for each number of classes; none of {', '.join(self.images.corpora)} has the "
                     f"{architecture.num_classes} of a {architecture.family}"
                 )
         return self
 
+    @model_validator(mode="after")
+    def _activations_are_known(self) -> ClassifierRecipe:
+        for architecture in self._all_architectures:
+            for activation in self.hyperparameters["activation"].extremes():
+                if activation not in architecture.activations:
+                    raise ValueError(
+                        f"activation: expected one of {', '.join(architecture.activations)} for a {architecture.family}, "
+                        f"got {activation!r}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_end_with_the_run(self) -> ClassifierRecipe:
+        epochs = set(self.hyperparameters["epochs"].extremes())
+        if self.checkpoints and ({self.checkpoints[-1]} != epochs or list(self.checkpoints) != sorted(set(self.checkpoints))):
+            raise ValueError(
+                f"checkpoints: expected rising epochs that end with the fixed number of epochs {sorted(epochs)}, "
+                f"got {list(self.checkpoints)}"
+            )
+        return self
+
     @property
     def has_design(self) -> bool:
         """Whether networks differ in architecture or corpus, so that metadata columns tell them."""
-        return bool(self.architectures) or len(self.images.corpora) > 1
+        return self.architecture is None or len(self.images.corpora) > 1
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The metadata columns of the zoo, in their order."""
-        return zoo_columns(has_design=self.has_design, is_cnn=isinstance(self.architecture, Cnn))
+        return zoo_columns(
+            has_design=self.has_design, is_cnn=isinstance(self.architecture, Cnn), has_checkpoints=bool(self.checkpoints)
+        )
 
     @property
     def num_architectures(self) -> int:
         """Run i has the architecture of run i modulo this."""
-        return max(1, len(self.architectures))
+        return len(self._all_architectures)
+
+    @property
+    def _all_architectures(self) -> tuple[ClassifierArchitecture, ...]:
+        """What networks are built as, in turn."""
+        if self.sampler is not None:
+            return sampled(self.sampler)
+        return self.architectures if self.architecture is None else (self.architecture,)
+
+    @property
+    def networks_per_run(self) -> int:
+        """Networks that each run gives: one for each checkpoint."""
+        return max(1, len(self.checkpoints))
 
     def architecture_of(self, run_index: int) -> ClassifierArchitecture:
         """What the network of a run is built as."""
-        return self.architecture or self.architectures[run_index % len(self.architectures)]
+        return self._all_architectures[run_index % self.num_architectures]
 
     def corpora_for(self, architecture: ClassifierArchitecture) -> tuple[str, ...]:
         """The corpora that networks of an architecture are trained on: among several, those with as many classes."""
@@ -222,7 +273,8 @@ class InrRecipe(Recipe):
 
     Args:
         kind: Always ``"inr"``.
-        corpus: The images; all of them, in their order.
+        corpus: The images, all of them, in their order: a registered corpus, or the name that those of the source go by.
+        source: The dataset that the images come from, its train split before its test split; None for a registered corpus.
         fits_per_image: Networks of each image.
         initialization: Whether each fit starts from initial weights of its own, or all of the zoo from the same ones.
         architecture: What all networks are built as.
@@ -233,12 +285,15 @@ class InrRecipe(Recipe):
 
     kind: Literal["inr"]
     corpus: str
+    source: HubImages | None = None
     fits_per_image: PositiveInt
     initialization: Literal["independent", "shared"]
     architecture: Siren
 
     @model_validator(mode="after")
     def _has_the_images(self) -> InrRecipe:
+        if self.source is not None:
+            return self
         num_images = -(-self.num_runs // self.fits_per_image)
         if num_images > corpora[self.corpus].num_images:
             raise ValueError(
@@ -246,6 +301,11 @@ class InrRecipe(Recipe):
                 f"{corpora[self.corpus].num_images} of corpus {self.corpus!r}"
             )
         return self
+
+    @property
+    def images(self) -> str | HubImages:
+        """What `ngbench.zoo.images.load_corpus` reads."""
+        return self.source or self.corpus
 
     def architecture_of(self, run_index: int) -> Siren:
         """What the network of a run is built as."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ngbench.errors import ImagesError
 from ngbench.zoo.architectures import ClassifierArchitecture, Siren, num_parameters
+from ngbench.zoo.hub_images import HubImages
 from ngbench.zoo.images import load_corpus
 from ngbench.zoo.initializers import initialize, initialize_siren
 from ngbench.zoo.recipe import ClassifierRecipe, InrRecipe
@@ -30,6 +32,7 @@ class Run:
         hyperparameters: By column name.
         num_train: Images that it trains on.
         num_steps: Optimisation steps that it takes.
+        checkpoints: Epochs after which its network is kept; none where it is kept at the end only.
     """
 
     run_id: str
@@ -40,6 +43,7 @@ class Run:
     hyperparameters: Mapping[str, Any]
     num_train: int
     num_steps: int
+    checkpoints: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, recipe: ClassifierRecipe, index: int) -> Run:
@@ -54,7 +58,14 @@ class Run:
         seed, architecture = recipe.run_seed(index), recipe.architecture_of(index)
         corpora = recipe.corpora_for(architecture)
         corpus = corpora[int(np.random.default_rng([seed, _CORPUS]).integers(len(corpora)))]
-        return cls(recipe.run_id(index), index, seed, architecture, corpus, sample, num_train, num_steps)
+        return cls(recipe.run_id(index), index, seed, architecture, corpus, sample, num_train, num_steps, recipe.checkpoints)
+
+    @property
+    def kept_at(self) -> tuple[int, ...]:
+        """After how many steps its network is kept, in order; the last is its end."""
+        batch_size = self.hyperparameters["batch_size"]
+        before = (round(epoch * self.num_train / batch_size) for epoch in self.checkpoints[:-1])
+        return (*(min(step, self.num_steps) for step in before), self.num_steps)
 
     @property
     def stack(self) -> tuple[Any, ...]:
@@ -83,11 +94,19 @@ class Run:
 
         The run's images in a new random order for each epoch, one after another, cut into batches that may span two epochs.
         """
+        return next(self.batch_pieces(num_images, self.num_steps))
+
+    def batch_pieces(self, num_images: int, num_steps: int) -> Iterator[np.ndarray]:
+        """The `batches` of so many steps after another; the last piece may have fewer."""
         rng = np.random.default_rng([self.seed, _BATCH_ORDER])
         rows = rng.permutation(num_images)[: self.num_train]
-        wanted = self.num_steps * self.hyperparameters["batch_size"]
-        order = np.concatenate([rng.permutation(rows) for _ in range(-(-wanted // self.num_train))])
-        return order[:wanted].reshape(self.num_steps, -1)
+        drawn, batch_size = np.empty(0, dtype=np.int64), self.hyperparameters["batch_size"]
+        for first in range(0, self.num_steps, num_steps):
+            wanted = min(num_steps, self.num_steps - first) * batch_size
+            epochs = [rng.permutation(rows) for _ in range(-(-max(0, wanted - len(drawn)) // self.num_train))]
+            drawn = np.concatenate([drawn, *epochs])
+            yield drawn[:wanted].reshape(-1, batch_size)
+            drawn = drawn[wanted:]
 
     def dropout_keys(self, num_dropouts: int) -> np.ndarray:
         """Keys of the masks of each step and dropout layer, int32 ``[num_steps, num_dropouts]``."""
@@ -105,7 +124,7 @@ class Fit:
         seed: Of its random draws.
         initial_seed: Of its initial weights: its own, or the recipe's where all fits start from the same weights.
         architecture: What its network is built as.
-        corpus: Where its image is from.
+        images: Where its image is from, as `load_corpus` reads it.
         image_index: Which image that is.
         fit_index: Its number among the fits of the image.
         hyperparameters: By column name.
@@ -116,7 +135,7 @@ class Fit:
     seed: int
     initial_seed: int
     architecture: Siren
-    corpus: str
+    images: str | HubImages
     image_index: int
     fit_index: int
     hyperparameters: Mapping[str, Any]
@@ -131,7 +150,7 @@ class Fit:
         seed, (image, fit) = recipe.run_seed(index), divmod(index, recipe.fits_per_image)
         initial_seed = seed if recipe.initialization == "independent" else recipe.seed
         sample, architecture = recipe.sample(index), recipe.architecture_of(index)
-        return cls(recipe.run_id(index), index, seed, initial_seed, architecture, recipe.corpus, image, fit, sample)
+        return cls(recipe.run_id(index), index, seed, initial_seed, architecture, recipe.images, image, fit, sample)
 
     @property
     def num_steps(self) -> int:
@@ -140,8 +159,17 @@ class Fit:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What is known of the network before it is fitted, by column name."""
-        label = int(load_corpus(self.corpus)[1][self.image_index])
+        """What is known of the network before it is fitted, by column name.
+
+        Raises:
+            ImagesError: There are fewer images than the recipe has.
+        """
+        labels = load_corpus(self.images)[1]
+        if self.image_index >= len(labels):
+            raise ImagesError(
+                f"run {self.run_id!r} is of image {self.image_index}; expected one of the {len(labels)} that there are"
+            )
+        label = int(labels[self.image_index])
         identity = {"run_id": self.run_id, "run_index": self.index, "seed": self.seed, "label": label}
         return {**identity, "image_index": self.image_index, "fit_index": self.fit_index, **self.hyperparameters}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,17 +16,31 @@ from torch import nn
 from ngbench.errors import ImagesError, TrainingError
 from ngbench.progress import Progress, silent
 from ngbench.zoo.architectures import ClassifierArchitecture, build
+from ngbench.zoo.batches import StackedBatches
 from ngbench.zoo.columns import columns_of
 from ngbench.zoo.dropout import StackedDropout
 from ngbench.zoo.evaluate import STACK_SIZE, round_to_16_bits, score
 from ngbench.zoo.images import ImageSplits, load_images
 from ngbench.zoo.optimizers import StackedOptimizer
 from ngbench.zoo.recipe import ClassifierRecipe
+from ngbench.zoo.replay import Stepper
 from ngbench.zoo.run import Run
-from ngbench.zoo.stack import StackedModule, aligned_rows, norm_scales, parameter_shapes, statistic_shapes, unflatten
-from ngbench.zoo.trained import TrainedNetworks, typed_columns
+from ngbench.zoo.stack import (
+    StackedModule,
+    activation_size,
+    aligned_rows,
+    norm_scales,
+    parameter_shapes,
+    statistic_shapes,
+    unflatten,
+)
+from ngbench.zoo.trained import TrainedNetworks, network_id, typed_columns
 
 _STEPS_A_REPORT = 25
+# networks a stack on an accelerator: what they keep for their gradients may take this share of its free memory
+_SHARE_OF_MEMORY, _NUMBERS_KEPT = 0.4, 6
+# networks whose losses on all images stand in memory together
+_MEASURED_AT_ONCE = 256
 
 
 def train(
@@ -37,7 +54,7 @@ def train(
     """Trains runs of a recipe of classifiers, rounds their weights, then measures them.
 
     A network does not depend on which others are trained in the same call: up to rounding errors always; bit for bit, on the
-    same CPU, where all matrices of a product start at multiples of 64 bytes (as in digits-cnn: batches of 32, layers of 8
+    same processor, where all matrices of a product start at multiples of 64 bytes (as in digits-cnn: batches of 32, layers of 8
     channels) and the activation is relu, tanh or gelu.
 
     Args:
@@ -45,7 +62,11 @@ def train(
         run_indices: Which of its runs, none twice, all of one architecture.
         progress: Told the steps done and to do, summed over networks.
         device: A torch device.
-        dtype: Of all arithmetic, and of the parameters returned.
+        dtype: Of all arithmetic, and of the parameters returned. In float32 an accelerator may round the factors of products to
+            10 bits while it trains (TF32), not while it measures.
+
+    Returns:
+        The networks; where the recipe has checkpoints, one for each of them, run by run.
 
     Raises:
         RecipeError: The recipe has no such run.
@@ -65,14 +86,51 @@ def train(
     images = {corpus: _images(recipe, corpus, runs[0].architecture) for corpus in sorted({run.corpus for run in runs})}
     total, done = sum(run.num_steps for run in runs), 0
     states: dict[int, torch.Tensor] = {}
-    for stack in _stacks(runs):
-        trainer = _StackTrainer(recipe, stack, images=images, device=device, dtype=dtype)
-        for steps in trainer.run():
-            done += steps
-            progress(done, total, f"{len(stack)} {stack[0].hyperparameters['activation']} networks")
-        states.update(zip([run.index for run in stack], torch.cat([trainer.weights, trainer.statistics], dim=1), strict=True))
-    final = round_to_16_bits(torch.stack([states[index] for index in indices]), recipe.rounding)
-    return _trained(recipe, runs, states=final, images=images)
+    with _quick_products(torch.device(device)):
+        for stack in _stacks(runs, _stack_size(runs[0], torch.device(device))):
+            trainer = _StackTrainer(recipe, stack, images=images, device=device, dtype=dtype)
+            for steps in trainer.run():
+                done += steps
+                progress(done, total, f"{len(stack)} {stack[0].hyperparameters['activation']} networks")
+            states.update(zip([run.index for run in stack], trainer.kept, strict=True))
+    kept = round_to_16_bits(torch.cat([states[index] for index in indices]), recipe.rounding)
+    networks = [_Checkpoint(run, *at) for run in runs for at in zip(run.checkpoints or (-1,), run.kept_at, strict=True)]
+    return _trained(recipe, networks, states=kept, images=images)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A network that a run gave: after an epoch, -1 where it gives only one, and so many steps."""
+
+    run: Run
+    epoch: int
+    num_steps: int
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is known of the network before it is trained, by column name."""
+        return {**self.run.columns, "epoch": self.epoch}
+
+
+@contextmanager
+def _quick_products(device: torch.device) -> Iterator[None]:
+    """Lets an accelerator round the factors of float32 products to 10 bits."""
+    before = torch.get_float32_matmul_precision()
+    if device.type != "cpu":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _stack_size(run: Run, device: torch.device) -> int:
+    """How many networks like that of a run train together."""
+    if device.type != "cuda":
+        return STACK_SIZE
+    module = build(run.architecture, run.hyperparameters["activation"])
+    bytes_each = 4 * _NUMBERS_KEPT * run.hyperparameters["batch_size"] * activation_size(module, run.architecture.input_shape)
+    return max(1, int(_SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0] / bytes_each))
 
 
 def _images(recipe: ClassifierRecipe, corpus: str, architecture: ClassifierArchitecture) -> ImageSplits:
@@ -85,19 +143,22 @@ def _images(recipe: ClassifierRecipe, corpus: str, architecture: ClassifierArchi
     return images
 
 
-def _stacks(runs: Sequence[Run]) -> Iterator[list[Run]]:
+def _stacks(runs: Sequence[Run], size: int) -> Iterator[list[Run]]:
     """Runs that can share their matrix products, the longest first, so that those still training are always the first rows."""
     groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.stack].append(run)
     for group in groups.values():
         group.sort(key=lambda run: run.num_steps, reverse=True)
-        for places in np.array_split(np.arange(len(group)), -(-len(group) // STACK_SIZE)):
+        for places in np.array_split(np.arange(len(group)), -(-len(group) // size)):
             yield [group[place] for place in places]
 
 
 class _StackTrainer:
-    """Trains one stack of runs, given longest first; `weights` ``[networks, parameters]`` hold them as they are."""
+    """Trains one stack of runs, given longest first.
+
+    `kept`, ``[networks, checkpoints, parameters and statistics]``, holds them as they were at each of their checkpoints.
+    """
 
     def __init__(
         self, recipe: ClassifierRecipe, runs: Sequence[Run], *, images: Mapping[str, ImageSplits], device: str, dtype: torch.dtype
@@ -105,55 +166,70 @@ class _StackTrainer:
         module = build(runs[0].architecture, runs[0].hyperparameters["activation"])
         num_dropouts = sum(isinstance(layer, nn.Dropout) for layer in module.modules())
         self._num_steps = np.array([run.num_steps for run in runs])
-        batches = np.zeros((self._num_steps[0], len(runs), runs[0].hyperparameters["batch_size"]), dtype=np.int64)
+        self._kept_at = np.array([run.kept_at for run in runs])
+        self._batches = StackedBatches(runs, recipe.images.num_train, device=torch.device(device))
         keys = np.zeros((len(runs), self._num_steps[0], num_dropouts), dtype=np.int32)
         for row, run in enumerate(runs):
-            batches[: run.num_steps, row] = run.batches(recipe.images.num_train)
             keys[row, : run.num_steps] = run.dropout_keys(num_dropouts)
-        self._batches, keys = torch.from_numpy(batches).to(device), torch.from_numpy(keys).to(device)
         corpora = list(images)
         self._corpus = torch.tensor([[corpora.index(run.corpus)] for run in runs], device=device)
         self._images = torch.from_numpy(np.stack([images[name].train_images for name in corpora])).to(device, dtype)
         self._labels = torch.from_numpy(np.stack([images[name].train_labels for name in corpora])).to(device)
-        self._module = StackedModule(module, len(runs))
+        self._module = StackedModule(module, len(runs), banded=torch.device(device).type == "cpu")
         initial = np.stack([run.initial_weights(self._module.shapes, ones=norm_scales(module)) for run in runs])
-        self.weights = aligned_rows(torch.from_numpy(initial).to(device, dtype))
+        self._weights = aligned_rows(torch.from_numpy(initial).to(device, dtype))
         start = [buffer.flatten() for buffer in module.buffers() if buffer.is_floating_point()]
         self._statistic_shapes = statistic_shapes(module)
-        self.statistics = torch.cat([torch.empty(0), *start]).to(device, dtype).repeat(len(runs), 1)
+        self._statistics = torch.cat([torch.empty(0), *start]).to(device, dtype).repeat(len(runs), 1)
         hyperparameters = [run.hyperparameters for run in runs]
-        self._optimizer = StackedOptimizer(hyperparameters, self._num_steps.tolist(), weights=self.weights)
-        self._drop = StackedDropout([each["dropout"] for each in hyperparameters], keys, dtype=dtype)
+        self._optimizer = StackedOptimizer(hyperparameters, self._num_steps.tolist(), weights=self._weights)
+        self._drop = StackedDropout([each["dropout"] for each in hyperparameters], torch.from_numpy(keys).to(device), dtype=dtype)
+        self._place, self._step_number = torch.zeros_like(self._drop.step), self._drop.step
+        self._stepper = Stepper(self._step, self._weights.device)
+        num_values = self._weights.shape[1] + self._statistics.shape[1]
+        self.kept = self._weights.new_empty(*self._kept_at.shape, num_values)
 
     def run(self) -> Iterator[int]:
         """Trains to the end; yields the steps taken since the last yield, summed over networks."""
-        taken = 0
-        for step in range(self._num_steps[0]):
-            num_active = int((self._num_steps > step).sum())
-            self._step(step, num_active)
-            taken += num_active
-            if (step + 1) % _STEPS_A_REPORT == 0 or step + 1 == self._num_steps[0]:
-                yield taken
-                taken = 0
+        piece, stops = self._batches.piece_size, {*self._kept_at.ravel().tolist(), *self._num_steps.tolist()}
+        last = int(self._num_steps[0])
+        stops = sorted(stops | {*range(0, last, piece), *range(0, last, _STEPS_A_REPORT)})
+        self._keep(0)
+        for first, end in itertools.pairwise(stops if stops[0] == 0 else [0, *stops]):
+            if first % piece == 0:
+                self._batches.load()
+                self._place.zero_()
+            num_active = int((self._num_steps > first).sum())
+            self._stepper.take(end - first, num_active)
+            self._keep(end)
+            yield num_active * (end - first)
 
-    def _step(self, step: int, num_active: int) -> None:
-        self._drop.step = step
-        rows = self._batches[step, :num_active]
-        views = unflatten(self.weights[:num_active], self._module.shapes)
+    def _keep(self, num_steps: int) -> None:
+        """Keeps the networks that have a checkpoint after so many steps."""
+        rows, places = (torch.from_numpy(found).to(self.kept.device) for found in np.nonzero(self._kept_at == num_steps))
+        if len(rows):
+            self.kept[rows, places] = torch.cat([self._weights[rows], self._statistics[rows]], dim=1)
+
+    def _step(self, num_active: int) -> None:
+        rows = self._batches.at(self._place, num_active)
+        views = unflatten(self._weights[:num_active], self._module.shapes)
         parameters = {path: values.detach().requires_grad_() for path, values in views.items()}
-        statistics = unflatten(self.statistics[:num_active], self._statistic_shapes)
+        statistics = unflatten(self._statistics[:num_active], self._statistic_shapes)
         corpus = self._corpus[:num_active]
         logits = self._module({**parameters, **statistics}, self._images[corpus, rows], drop=self._drop, trains=True)
         losses = nn.functional.cross_entropy(logits.flatten(0, 1), self._labels[corpus, rows].flatten(), reduction="sum")
         # each network has its own parameters, so that the gradient of the sum over networks is each one's own
         gradients = torch.autograd.grad(losses / rows.shape[1], list(parameters.values()))
-        self._optimizer.step(step, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1))
+        self._optimizer.step(self._step_number, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1))
+        self._place += 1
+        self._step_number += 1
 
 
 def _trained(
-    recipe: ClassifierRecipe, runs: Sequence[Run], *, states: torch.Tensor, images: Mapping[str, ImageSplits]
+    recipe: ClassifierRecipe, networks: Sequence[_Checkpoint], *, states: torch.Tensor, images: Mapping[str, ImageSplits]
 ) -> TrainedNetworks:
     """Measures the networks, of parameters and statistics ``[networks, values]``, and sets aside those that diverged."""
+    runs = [network.run for network in networks]
     measured = _measure(runs, states=states, images=images)
     module = build(runs[0].architecture, runs[0].hyperparameters["activation"])
     weights = states[:, : sum(parameter.numel() for parameter in module.parameters())]
@@ -162,14 +238,14 @@ def _trained(
     kept = sound_weights & np.isfinite(list(measured.values())).all(axis=0)
     largest = weights.abs().amax(dim=1).tolist()
     diverged = tuple(
-        (run.run_id, _reason(run, largest_weight=size if not sound else None))
-        for run, size, sound, keep in zip(runs, largest, sound_weights, kept, strict=True)
+        (network_id(network.run.run_id, network.epoch), _reason(network, largest_weight=size if not sound else None))
+        for network, size, sound, keep in zip(networks, largest, sound_weights, kept, strict=True)
         if not keep
     )
     return TrainedNetworks(
         architecture=runs[0].architecture,
         parameters={path: values.cpu().numpy()[kept] for path, values in unflatten(states, _state_shapes(module)).items()},
-        metadata=typed_columns(recipe.columns, [run.columns for run in runs], measured=measured, kept=kept),
+        metadata=typed_columns(recipe.columns, [network.columns for network in networks], measured=measured, kept=kept),
         diverged=diverged,
     )
 
@@ -178,10 +254,10 @@ def _state_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {**parameter_shapes(module), **statistic_shapes(module)}
 
 
-def _reason(run: Run, *, largest_weight: float | None) -> str:
+def _reason(network: _Checkpoint, *, largest_weight: float | None) -> str:
     what = "losses are not finite" if largest_weight is None else f"weights reach {largest_weight:.3g}"
-    optimizer, learning_rate = run.hyperparameters["optimizer"], run.hyperparameters["learning_rate"]
-    return f"{what} after {run.num_steps} steps of {optimizer} with learning rate {learning_rate:.3g}"
+    chosen = network.run.hyperparameters
+    return f"{what} after {network.num_steps} steps of {chosen['optimizer']} with learning rate {chosen['learning_rate']:.3g}"
 
 
 def _measure(runs: Sequence[Run], *, states: torch.Tensor, images: Mapping[str, ImageSplits]) -> dict[str, np.ndarray]:
@@ -192,15 +268,18 @@ def _measure(runs: Sequence[Run], *, states: torch.Tensor, images: Mapping[str, 
         groups[run.hyperparameters["activation"], run.corpus].append(place)
     for (activation, corpus), networks in groups.items():
         module, shown = build(runs[0].architecture, activation), images[corpus]
-        parameters = unflatten(states[networks], _state_shapes(module))
-        for split, (pixels, labels) in {
-            "train": (shown.train_images, shown.train_labels),
-            "val": (shown.val_images, shown.val_labels),
-            "test": (shown.test_images, shown.test_labels),
-        }.items():
-            right, losses = score(module, parameters, images=pixels, labels=labels)
-            for row, network in enumerate(networks):
-                seen = runs[network].train_rows(len(labels)) if split == "train" else slice(None)
-                measured[f"{split}_accuracy"][network] = right[row, seen].mean()
-                measured[f"{split}_loss"][network] = losses[row, seen].mean()
+        for split, pixels, labels in (
+            ("train", shown.train_images, shown.train_labels),
+            ("val", shown.val_images, shown.val_labels),
+            ("test", shown.test_images, shown.test_labels),
+        ):
+            on_device = torch.from_numpy(pixels).to(states)
+            for first in range(0, len(networks), _MEASURED_AT_ONCE):
+                some = networks[first : first + _MEASURED_AT_ONCE]
+                parameters = unflatten(states[some], _state_shapes(module))
+                right, losses = score(module, parameters, images=on_device, labels=labels)
+                for row, network in enumerate(some):
+                    seen = runs[network].train_rows(len(labels)) if split == "train" else slice(None)
+                    measured[f"{split}_accuracy"][network] = right[row, seen].mean()
+                    measured[f"{split}_loss"][network] = losses[row, seen].mean()
     return measured

@@ -19,13 +19,13 @@ _DTYPES = {"int": np.int64, "float": np.float64, "str": np.str_}
 
 @dataclass(frozen=True)
 class TrainedNetworks:
-    """Networks of one architecture after training, in the order of their run indices.
+    """Networks of one architecture after training, in the order of their run indices, those of one run by epoch.
 
     Args:
         architecture: What all of them are built as, each with its own of `activations`.
         parameters: Parameters and running statistics, float32 ``[networks, *shape]`` by state-dict path.
         metadata: ``[networks]`` by column name; `ngbench.zoo.columns` describes the columns.
-        diverged: Run id and reason of each run whose weights or losses are not finite or too large; these have no row.
+        diverged: Id and reason of each network whose weights or losses are not finite or too large; these have no row.
         functional: Outputs on fixed inputs, float16 ``[networks, outputs]`` by name.
 
     Raises:
@@ -47,6 +47,12 @@ class TrainedNetworks:
         return len(self.metadata["run_id"])
 
     @property
+    def ids(self) -> list[str]:
+        """Name of each network: that of its run, with the epoch where a run gives several."""
+        epochs = self.metadata.get("epoch", np.full(len(self), -1)).tolist()
+        return [network_id(run_id, epoch) for run_id, epoch in zip(self.metadata["run_id"].tolist(), epochs, strict=True)]
+
+    @property
     def activations(self) -> list[str]:
         """The activation of each network: the metadata column, or the only one that the architecture can have."""
         if "activation" in self.metadata:
@@ -61,6 +67,11 @@ class TrainedNetworks:
         # counters of batches are in no zoo: what a network computes does not depend on them
         module.load_state_dict({**module.state_dict(), **found})
         return module.eval()
+
+
+def network_id(run_id: str, epoch: int) -> str:
+    """Name of the network that a run gave after an epoch; -1: the only one."""
+    return run_id if epoch < 0 else f"{run_id}-e{epoch:03d}"
 
 
 def typed_columns(

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from ngbench.cli import main
-from ngbench.evaluation import suite as suites
 from ngbench.evaluation.suite import Suite, SuiteCell
+from ngbench.evaluation.suite_run import Runner
 
 
 def ngbench(*arguments, exit_code=0):
@@ -54,6 +54,14 @@ def asked(monkeypatch, small_zoo_path, tmp_path):
         (("--suite", "digits", "--seeds", "0,0"), "seeds are [0, 0]; expected one or more different numbers"),
         ((), "no method is named; expected --method ng-gnn or the like, or --suite digits for all of them"),
         (("--task", "merging"), "no method is named"),
+        (
+            ("--suite", "digits", "--jobs", "2", "--executor", "ray"),
+            "--jobs is given beside --executor ray, whose cluster says how",
+        ),
+        (
+            ("--method", "mean", "--executor", "ray"),
+            "--executor ray is given without --suite, whose cells alone run side by side",
+        ),
         (("--method", "mean", "--jobs", "2"), "--jobs is given without --suite, whose cells alone run side by side"),
     ],
 )
@@ -110,7 +118,7 @@ def test_an_interruption_says_how_to_go_on(asked, tmp_path, monkeypatch):
     def stop(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(suites.Runner, "run", stop)
+    monkeypatch.setattr(Runner, "run", stop)
     shown = ngbench("run", "--suite", "digits", "--out", tmp_path, exit_code=130)
     assert f"interrupted: what is finished is kept in {tmp_path}; the same command goes on from there" in shown.stderr
     assert "###" not in shown.stdout

@@ -1,9 +1,13 @@
 """``ngbench zoo`` on a zoo of several families, as a user types it."""
 
+import sys
+
+import datasets
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from ngbench.cli import main
 from ngbench.store import RELEASED, open_zoo
@@ -27,6 +31,16 @@ def made(mixed_recipe, tmp_path_factory):
 def test_generate_says_how_many_networks_are_where(made):
     path, result = made
     assert f"12 networks in {path}, sha256" in result.stdout
+
+
+def test_generate_on_a_cluster_takes_no_number_of_workers_and_says_where_ray_is_missing(tmp_path, monkeypatch):
+    asked = ("zoo", "generate", "digits-mlp", "--executor", "ray", "--out", tmp_path / "a.h5")
+    shown = ngbench(*asked, "--workers", "2", exit_code=2).stderr
+    assert "--workers is given beside --executor ray, whose cluster says how many there are; leave it out" in shown
+    monkeypatch.setitem(sys.modules, "ray", None)
+    shown = ngbench(*asked, exit_code=2).stderr
+    assert "pip install 'ngbench[ray]'" in shown.splitlines()[-1]
+    assert "Traceback" not in shown
 
 
 def test_info_tells_every_split_and_column(made):
@@ -81,6 +95,14 @@ def test_verify_proves_a_zoo_of_several_families(made):
     assert "ok     split narrow-to-wide: by rule" in text
 
 
+def test_merge_writes_files_of_one_zoo_into_one_and_refuses_a_network_twice(made, tmp_path):
+    result = ngbench("zoo", "merge", tmp_path / "again.h5", made[0])
+    assert f"12 networks of 1 files in {tmp_path / 'again.h5'}, sha256" in result.stdout
+    assert (tmp_path / "again.h5").read_bytes() == made[0].read_bytes()
+    refused = ngbench("zoo", "merge", tmp_path / "twice.h5", made[0], made[0], exit_code=2)
+    assert "stands twice" in refused.stderr
+
+
 def test_card_is_made_for_a_zoo_of_several_families(made, tmp_path):
     (tmp_path / "mixed.md").write_text("<!-- made by ngbench zoo card: begin -->\n<!-- made by ngbench zoo card: end -->\n")
     ngbench("zoo", "card", made[0], "--out", tmp_path)
@@ -94,3 +116,30 @@ def test_a_zoo_of_representations_is_made_told_and_proved(inr_recipe, tmp_path):
     assert "(no image_index is in two)" in text
     assert text.count("psnr") == 2
     assert "ok     recorded error: 21 networks rendered at 64 points" in ngbench("zoo", "verify", tmp_path / "a.h5").stdout
+
+
+def test_checkpoints_of_one_run_stand_together(tmp_path, mixed_recipe):
+    content = mixed_recipe.model_dump(mode="json") | {"checkpoints": [0, 1, 2], "splits": {}}
+    content["hyperparameters"]["epochs"] = {"kind": "fixed", "value": 2}
+    (tmp_path / "steps.yaml").write_text(yaml.safe_dump(content))
+    ngbench("zoo", "generate", tmp_path / "steps.yaml", "--out", tmp_path / "a.h5", "--workers", "1", "--limit", "7")
+    zoo = open_zoo(tmp_path / "a.h5")
+    assert zoo.ids[:3].tolist() == ["mixed-00000-e000", "mixed-00000-e001", "mixed-00000-e002"]
+    assert (len(zoo), len(set(zoo.run_ids))) == (21, 7)
+    parts = {part: set(zoo.run_ids[zoo.split(part)]) for part in ("train", "val", "test")}
+    assert sum(map(len, parts.values())) == 7
+    assert "FAILED" not in ngbench("zoo", "verify", tmp_path / "a.h5").stdout
+
+
+def test_images_are_read_from_the_folder_that_is_named(tmp_path, inr_recipe, monkeypatch):
+    monkeypatch.setenv("NGBENCH_IMAGES", "")
+    rows = {"picture": [Image.new("L", (4, 3), shade) for shade in (0, 90, 200)], "kind": [0, 1, 0]}
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b"])})
+    own = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(train=own, test=own).save_to_disk(str(tmp_path / "data" / "shades"))
+    source = {"hub": "somebody/shades", "size": [3, 4], "color": "grey"}
+    content = inr_recipe.model_dump(mode="json") | {"corpus": "shades", "source": source, "num_runs": 18}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    arguments = ("zoo", "generate", tmp_path / "own.yaml", "--out", tmp_path / "a.h5", "--images", tmp_path / "data")
+    ngbench(*arguments, "--workers", "1")
+    assert open_zoo(tmp_path / "a.h5").metadata["label"].tolist() == [0] * 3 + [1] * 3 + [0] * 6 + [1] * 3 + [0] * 3

@@ -10,7 +10,8 @@ import pytest
 
 import ngbench
 from ngbench.evaluation import Result, rescore
-from ngbench.evaluation.suite import State, SuiteCell
+from ngbench.evaluation.suite import SuiteCell
+from ngbench.evaluation.suite_run import State
 from ngbench.evaluation.tables import (
     Question,
     Row,

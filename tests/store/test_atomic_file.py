@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ngbench.errors import StoreWriteError
-from ngbench.store.atomic_file import atomic_file, disk_errors
+from ngbench.store.atomic_file import atomic_file, disk_errors, partial_folder
 
 
 @contextmanager
@@ -78,14 +78,54 @@ def test_a_missing_folder_is_named(tmp_path):
         pass
 
 
-def test_a_killed_process_leaves_no_file_of_the_name(tmp_path):
-    script = (
-        "import os, pathlib, signal\n"
-        "from ngbench.store.atomic_file import atomic_file\n"
-        f"with atomic_file(pathlib.Path({str(tmp_path / 'a.bin')!r})) as file:\n"
-        "    file.write(bytes(100_000))\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
-    (left,) = os.listdir(tmp_path)
-    assert left.startswith("a.bin.partial-")
+KILLED = """
+import os, pathlib, signal, sys
+from ngbench.store.atomic_file import atomic_file, partial_folder
+with {making}(pathlib.Path({path!r})) as made:
+    if not made_a_file:
+        (made / "b.bin").write_bytes(bytes(100_000))
+    print("there", flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@contextmanager
+def half_way(making, path):
+    """Another process that makes what has that name; it is killed where the block ends."""
+    script = KILLED.format(making=making, path=str(path)).replace("made_a_file", str(making == "atomic_file"))
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"there\n"
+        yield
+    assert process.returncode == -9
+
+
+@pytest.mark.parametrize(("making", "make"), [("atomic_file", atomic_file), ("partial_folder", partial_folder)])
+def test_what_a_killed_process_leaves_has_another_name_and_goes_when_it_is_made_again(tmp_path, making, make):
+    path = tmp_path / "a[1].bin"
+    (tmp_path / "a[1].bin-other").touch()
+    with half_way(making, path):
+        with make(path):
+            assert len(os.listdir(tmp_path)) == 3
+        assert len([name for name in os.listdir(tmp_path) if name.startswith("a[1].bin.partial-")]) == 1
+    (left,) = set(os.listdir(tmp_path)) - {"a[1].bin", "a[1].bin-other"}
+    assert left.startswith("a[1].bin.partial-")
+    with make(path):
+        pass
+    assert set(os.listdir(tmp_path)) <= {"a[1].bin", "a[1].bin-other"}
+
+
+def test_a_folder_that_is_renamed_stays_and_one_that_fails_goes(tmp_path):
+    with partial_folder(tmp_path / "a") as folder:
+        (folder / "b.bin").touch()
+        folder.rename(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]
+
+    def fail(path):
+        with partial_folder(path) as folder:
+            (folder / "b.bin").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]

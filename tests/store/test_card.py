@@ -8,7 +8,7 @@ import pytest
 
 from ngbench.errors import CardError
 from ngbench.store import RELEASED, Zoo, ZooWriter, generate, histogram_edges, main_measurement, open_zoo, summary, update_card
-from ngbench.store.card import BEGIN, END
+from ngbench.store.card import BEGIN, END, recipe_digest
 
 
 @pytest.fixture
@@ -73,6 +73,7 @@ def test_a_card_of_several_families_has_a_row_for_each_and_one_for_each_split(mi
     assert "2 test, tests on family transformer |" in text
     assert "tests on width above 5 (mlp), 2 (resnet), 3 (cnn) |" in text
     assert (tmp_path / "mixed-test-accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert f"| trained | the first {mixed_recipe.num_runs} runs of recipe `{recipe_digest(zoo.info.recipe)}` |" in text
 
 
 def test_a_card_of_representations_tells_fits_initialisation_and_errors(inr_zoo, tmp_path):

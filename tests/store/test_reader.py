@@ -12,9 +12,10 @@ import torch
 import ngbench.store.reader
 from ngbench.errors import GraphError, SplitError, StoreFormatError, UnknownNameError
 from ngbench.graph import NeuralGraph, restore
-from ngbench.store import Zoo, ZooInfo
+from ngbench.store import Zoo, ZooInfo, ZooWriter
 from ngbench.store.seal import write_sealed
 from ngbench.store.splits import assign
+from ngbench.zoo.transfer import OneOf
 
 NUM_MLPS, NUM_CNNS = 11, 6
 NUM_NETWORKS = NUM_MLPS + NUM_CNNS
@@ -373,3 +374,20 @@ def test_a_split_by_what_is_no_column_is_refused(tiny_path, seal_again):
 
     with pytest.raises(StoreFormatError, match="attribute 'by' of '/splits/default' is 'image', which is no column"):
         Zoo(seal_again(tiny_path, edit))
+
+
+def test_values_of_any_rows_come_one_after_the_other(tiny, tiny_zoo):
+    for rows in ([12, 0, 16, 3], [2, 5], []):
+        flat, ptr = tiny_zoo.flat_values(rows)
+        assert flat.tolist() == [value for row in rows for value in tiny.row(row).tolist()]
+        assert np.diff(ptr).tolist() == tiny_zoo.num_values[rows].tolist()
+
+
+def test_splits_are_told_in_the_order_in_which_they_were_written(tiny, tmp_path):
+    splits = {name: OneOf(kind="one_of", column="optimizer", values=("adam",)) for name in ("b", "a", "c")}
+    with ZooWriter(tmp_path / "a.h5", tiny.info, columns=tiny.columns, splits=splits) as writer:
+        tiny.append_to(writer, 0, 5)
+    zoo = Zoo(tmp_path / "a.h5")
+    assert zoo.splits == ("a", "b", "c", "default")
+    assert zoo.written_order("splits") == ("default", "b", "a", "c")
+    assert zoo.written_order("functional") == ()

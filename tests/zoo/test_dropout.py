@@ -22,7 +22,7 @@ def mask_of_one_network(rate, key, size):
 @pytest.mark.parametrize("shape", [SHAPE, (1, 3, 3, 1)])
 def test_masks_equal_an_independent_implementation(shape):
     drop = StackedDropout(RATES, KEYS, dtype=torch.float64)
-    drop.step = 2
+    drop.step = torch.tensor([2])
     masks = drop(torch.ones(NETWORKS, *shape, dtype=torch.float64), 1)
     for network in range(NETWORKS):
         expected = mask_of_one_network(RATES[network], int(KEYS[network, 2, 1]), int(np.prod(shape)))
@@ -38,7 +38,7 @@ def test_share_of_dropped_units_is_the_rate_and_the_mean_stays():
 
 def test_masks_of_steps_layers_and_networks_are_unrelated():
     drop, masks = StackedDropout([0.5] * NETWORKS, KEYS, dtype=torch.float64), []
-    for drop.step in range(STEPS):
+    for drop.step in torch.arange(STEPS).split(1):
         masks += [drop(torch.ones(NETWORKS, 50_000, dtype=torch.float64), layer) for layer in range(LAYERS)]
     correlations = np.corrcoef(torch.cat(masks).numpy())
     assert np.abs(correlations - np.eye(len(correlations))).max() < 0.02

@@ -28,6 +28,13 @@ def test_weights_have_the_deviation_of_their_rule(kind, deviation):
     assert drawn(kind)["conv.weight"].mean() == pytest.approx(0, abs=0.05 * deviation)
 
 
+def test_truncated_weights_end_at_two_deviations():
+    # a normal distribution cut at two deviations has 0.87963 of its own
+    weights = drawn("truncated_normal")["conv.weight"]
+    assert weights.std() == pytest.approx(0.087963, rel=0.02)
+    assert 0.199 < np.abs(weights).max() <= 0.2
+
+
 @pytest.mark.parametrize("path", ["conv.weight", "head.weight"])
 def test_orthogonal_weights_have_orthonormal_rows_or_columns(path):
     matrix = drawn("orthogonal")[path].reshape(SHAPES[path][0], -1)

@@ -41,7 +41,7 @@ def test_stack_of_different_rules_gives_what_torch_gives_each(optimizer, schedul
     stack = StackedOptimizer(chosen, NUM_STEPS, weights=weights)
     for step in range(max(NUM_STEPS)):
         active = sum(step < total for total in NUM_STEPS)
-        stack.step(step, curvature[:active] * weights[:active].sin())
+        stack.step(torch.tensor([step]), curvature[:active] * weights[:active].sin())
     for network, (one, total) in enumerate(zip(chosen, NUM_STEPS, strict=True)):
         parameter = torch.nn.Parameter(start[network].clone())
         reference = REFERENCES[one["optimizer"]]([parameter], one["learning_rate"], one["weight_decay"])

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from ngbench.errors import RecipeError, UnknownNameError
-from ngbench.zoo.architectures import FAMILIES
 from ngbench.zoo.columns import COLUMNS, columns_of
 from ngbench.zoo.recipe import load_recipe, parse_recipe, recipe_names
 
@@ -80,7 +79,7 @@ def test_digits_park_is_balanced():
     architectures = recipe.architectures
     assert len(set(architectures)) == len(architectures) == 64
     assert recipe.num_runs % 64 == 0
-    for family in FAMILIES:
+    for family in ("mlp", "cnn", "resnet", "transformer"):
         of_family = [a for a in architectures if a.family == family]
         assert len(of_family) == 16
         limits = {name: recipe.splits[split].limits[family] for name, split in HALVES.items()}
@@ -156,9 +155,20 @@ def test_text_that_is_no_recipe_is_refused(tmp_path, text, message):
     [
         (
             lambda c: c.pop("architectures"),
-            "expected either architecture, one for all runs, or architectures, .* got both or neither",
+            "expected either architecture, one for all runs, or architectures, a list, or sampler; got none of them",
         ),
-        (lambda c: c.update(architecture=c["architectures"][0]), "expected either architecture, .* got both or neither"),
+        (
+            lambda c: c.update(architecture=c["architectures"][0]),
+            "expected either architecture, .* got architecture and architectures",
+        ),
+        (
+            lambda c: c.update(checkpoints=[0, 2]),
+            r"fixed number of epochs \[2, 3\], got \[0, 2\]",
+        ),
+        (
+            lambda c: c["hyperparameters"].update(activation={"kind": "choice", "values": ["relu", "mixed"]}),
+            "activation: expected one of relu, leaky_relu, gelu, silu, tanh, sigmoid for a mlp, got 'mixed'",
+        ),
         (lambda c: c["architectures"][1].update(family="gru"), r"key 'architectures.1': .*'gru' .*'mlp', 'cnn', 'resnet'"),
         (lambda c: c["architectures"][1].update(kernel_size=4), r"'architectures.1.resnet': .* odd kernel_size, got 4"),
         (lambda c: c["architectures"][2].update(num_heads=4), r"num_heads must divide width, got 4 heads for width 6"),
@@ -318,3 +328,10 @@ def test_columns_say_what_holds_for_the_zoo_s_families():
     assert texts["digits-cnn"]["activation"] == "nonlinearity after each convolution"
     assert texts["digits-mlp"]["activation"] == texts["digits-park"]["activation"] == "nonlinearity of the hidden layers"
     assert list(texts["digits-mlp"]) == list(texts["digits-cnn"])
+
+
+def test_a_copy_of_a_recipe_has_the_architecture_that_it_was_given():
+    recipe = load_recipe("digits-mlp")
+    narrow = recipe.architecture.model_copy(update={"width": 12})
+    assert recipe.architecture_of(0).width != 12
+    assert recipe.model_copy(update={"architecture": narrow}).architecture_of(0).width == 12

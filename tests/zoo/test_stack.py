@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -144,3 +146,23 @@ def test_gradient_reaches_padded_inputs_of_a_later_convolution():
 def test_layer_without_stacked_form_is_named(module, message):
     with pytest.raises(UnsupportedLayerError, match=message):
         StackedModule(module, 1)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 2, 0), (2, 1, 1), (5, 1, 2)])
+def test_unfolded_convolutions_and_their_gradients_are_those_of_torch(kernel_size, stride, padding):
+    torch.manual_seed(4)
+    convs = [nn.Conv2d(3, 4, kernel_size, stride=stride, padding=padding).double() for _ in range(2)]
+    module = nn.Sequential(OrderedDict(conv=convs[0], activation=nn.Tanh(), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+    state = {
+        f"conv.{name}": torch.stack([getattr(conv, name) for conv in convs]).detach().requires_grad_()
+        for name in ("weight", "bias")
+    }
+    images = torch.randn(2, 5, 3, 9, 8, dtype=torch.float64, requires_grad=True)
+    outputs = StackedModule(module, 2, banded=False)(state, images)
+    expected = torch.stack([conv(own).tanh().mean((2, 3)) for conv, own in zip(convs, images, strict=True)])
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-12)
+    found = torch.autograd.grad(outputs.square().sum(), [state["conv.weight"], state["conv.bias"], images])
+    wanted = torch.autograd.grad(expected.square().sum(), [*(p for conv in convs for p in (conv.weight, conv.bias)), images])
+    torch.testing.assert_close(found[0], torch.stack([wanted[0], wanted[2]]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[1], torch.stack([wanted[1], wanted[3]]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[2], wanted[4], rtol=0, atol=1e-12)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ngbench.errors import ImagesError, RecipeError, TrainingError
-from ngbench.zoo.architectures import Cnn, Mlp, Resnet, Transformer, build
+from ngbench.zoo.architectures import Cnn, Mlp, ParkCnn, Resnet, Transformer, build
 from ngbench.zoo.columns import COLUMNS, DESIGN_COLUMNS
 from ngbench.zoo.evaluate import evaluate
 from ngbench.zoo.images import load_images
@@ -100,6 +100,15 @@ FAMILIES = {
         num_classes=2,
         norm="batch",
     ),
+    "cnn of a park": ParkCnn(
+        family="park_cnn",
+        input_shape=IMAGE,
+        channels=(4, 2, 3, 5),
+        kernel_sizes=(3, 5, 1, 3),
+        layer_activations=("gelu", "none", "tanh", "relu"),
+        skips=(-1, -1, 0, 1),
+        num_classes=10,
+    ),
     "resnet": Resnet(family="resnet", input_shape=IMAGE, width=3, depth=2, kernel_size=3, num_classes=10),
     "transformer of means": Transformer(
         family="transformer", input_shape=IMAGE, width=6, depth=2, num_heads=3, patch_size=4, pooling="mean", num_classes=2
@@ -113,7 +122,8 @@ CORPORA = ("digits", "digits-inverted", "digits-rotated", "digits-parity", "digi
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_stacked_networks_of_every_family_equal_networks_trained_alone(small_recipe, name):
-    fixed = {"activation": "tanh", "dropout": 0.3, "epochs": 5, "batch_size": 16, "init_scale": 1.0}
+    activation = "tanh" if "tanh" in FAMILIES[name].activations else FAMILIES[name].activations[0]
+    fixed = {"activation": activation, "dropout": 0.3, "epochs": 5, "batch_size": 16, "init_scale": 1.0}
     fixed |= {"optimizer": "momentum", "learning_rate": 0.02}
     images = {**small_recipe().images.model_dump(), "corpus": CORPORA}
     recipe = small_recipe(fixed, rounding="none", images=images, architecture=FAMILIES[name])
@@ -316,3 +326,37 @@ def test_rows_that_do_not_fit_together_are_refused(small_recipe):
         TrainedNetworks(
             **{**vars(networks), "parameters": {**networks.parameters, "head.bias": networks.parameters["head.bias"][:1]}}
         )
+
+
+def test_checkpoints_are_the_run_as_it_passes_them(small_recipe):
+    fixed = {"epochs": 3, "batch_size": 16, "train_share": 0.1, "schedule": "constant", "dropout": 0.2, "activation": "relu"}
+    recipe = small_recipe(fixed, rounding="none", checkpoints=[0, 1, 3])
+    networks = train(recipe, range(2, 5), dtype=torch.float64)
+    assert networks.metadata["epoch"].tolist() == [0, 1, 3] * 3
+    assert networks.metadata["run_index"].tolist() == [2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert networks.ids[:4] == [
+        "digits-cnn-00002-e000",
+        "digits-cnn-00002-e001",
+        "digits-cnn-00002-e003",
+        "digits-cnn-00003-e000",
+    ]
+    runs = [Run.of(recipe, index) for index in range(2, 5)]
+    # 100 images, 16 a step
+    assert runs[0].kept_at == (0, 6, 19)
+    start = np.stack([run.initial_weights({path: v.shape[1:] for path, v in networks.parameters.items()}) for run in runs])
+    stacked = np.concatenate([values.reshape(9, -1) for values in networks.parameters.values()], axis=1)
+    np.testing.assert_array_equal(stacked[::3], start)
+    for rows, epochs in ((slice(1, None, 3), 1), (slice(2, None, 3), 3)):
+        alone = train(small_recipe(fixed | {"epochs": epochs}, rounding="none"), range(2, 5), dtype=torch.float64)
+        for path, values in alone.parameters.items():
+            np.testing.assert_allclose(networks.parameters[path][rows], values, rtol=0, atol=1e-12)
+        assert networks.metadata["test_loss"][rows].tolist() == pytest.approx(alone.metadata["test_loss"].tolist())
+
+
+def test_a_run_that_diverges_leaves_the_checkpoints_before(small_recipe):
+    fixed = {"epochs": 2, "batch_size": 16, "optimizer": "sgd", "learning_rate": 1e6, "activation": "relu", "dropout": 0.0}
+    networks = train(small_recipe(fixed, checkpoints=[0, 1, 2]), [4, 7])
+    assert networks.metadata["epoch"].tolist() == [0, 0]
+    assert [name for name, _ in networks.diverged] == [f"digits-cnn-0000{run}-e00{epoch}" for run in (4, 7) for epoch in (1, 2)]
+    steps = Run.of(small_recipe(fixed, checkpoints=[0, 1, 2]), 4).kept_at[1]
+    assert f"after {steps} steps of sgd with learning rate 1e+06" in networks.diverged[0][1]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ngbench.alignment import LabelledImages
 from ngbench.errors import ImagesError
+from ngbench.zoo.hub_images import image_and_label, read_dataset
 from ngbench.zoo.images import ImagesSpec, corpora, load_images
 
 MOST_IMAGES = 2048
@@ -62,8 +63,10 @@ class OwnImages:
     def _parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if self.name in corpora:
             half = min(MOST_IMAGES, corpora[self.name].num_images // 2)
-            sizes = {"num_train": half, "num_val": 1, "num_test": min(half, corpora[self.name].num_images - half - 1)}
-            splits = load_images(ImagesSpec(corpus=self.name, split_seed=_SPLIT_SEED, **sizes))
+            num_test = min(half, corpora[self.name].num_images - half - 1)
+            splits = load_images(
+                ImagesSpec(corpus=self.name, split_seed=_SPLIT_SEED, num_train=half, num_val=1, num_test=num_test)
+            )
             return {"train": (splits.train_images, splits.train_labels), "test": (splits.test_images, splits.test_labels)}
         return _of_folder(Path(self.name))
 
@@ -71,7 +74,7 @@ class OwnImages:
 def _of_folder(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if not folder.is_dir():
         raise ImagesError(f"no images {str(folder)!r}; expected one of {', '.join(corpora)}, or a folder of a dataset")
-    splits = _read(folder)
+    splits = read_dataset(str(folder))
     if len(splits) == 1:
         halves = next(iter(splits.values())).train_test_split(test_size=0.5, seed=_SPLIT_SEED)
         return {part: _arrays(folder, halves[part]) for part in ("train", "test")}
@@ -83,34 +86,9 @@ def _of_folder(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """The splits of a local dataset, by name."""
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
-    was_quiet = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        found: Any = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(str(folder))
-    except (DatasetsError, OSError, ValueError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ImagesError(f"folder {folder} is not read as a dataset ({reason}); expected one that `datasets` loads") from error
-    finally:
-        if not was_quiet:
-            datasets.enable_progress_bars()
-    return dict(found) if isinstance(found, dict) else {"all": found}
-
-
 def _arrays(folder: Path, rows: Any) -> tuple[np.ndarray, np.ndarray]:
     """Images float32 ``[images, channels, height, width]`` from 0 to 1 and labels int64, of the first `MOST_IMAGES`."""
-    import datasets
-
-    image = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
-    label = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)), None)
-    if image is None or label is None:
-        columns = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in rows.features.items())
-        raise ImagesError(f"dataset {folder} has columns {columns}; expected one of images and one of class labels")
+    image, label = image_and_label(str(folder), rows)
     some = rows.select(range(min(MOST_IMAGES, len(rows))))
     pixels = [np.asarray(picture, dtype=np.float32) / 255 for picture in some[image]]
     shapes = sorted({picture.shape for picture in pixels})
