@@ -429,6 +429,7 @@ def _named(method: str, doing: str) -> Iterator[None]:
     """Inside, a fault in a method gets a note that names the method, as the last line of its traceback."""
     try:
         yield
+    # a method is anyone's code, which may raise anything; it is raised on
     except Exception as error:
         text = " ".join(str(error).split())
         error.add_note(f"method {method!r} failed while it was {doing}: {type(error).__name__}: {text}")
