@@ -23,8 +23,8 @@ from baselines.fitting.steps import floats_at_once
 from baselines.fitting.trained import TrainedMethod
 from ngbench.cli.run import parse_settings
 from ngbench.errors import ConfigError, NgbenchError
-from ngbench.evaluation.cases import CASES
-from ngbench.evaluation.configurations import configurations
+from ngbench.evaluation.speed.cases import CASES
+from ngbench.evaluation.speed.configurations import configurations
 from ngbench.methods import Budget, RunContext, make_method
 from ngbench.testing import PROBLEM
 
@@ -40,7 +40,7 @@ backward."""
 
 GROUPS = {
     "messages of NG-GNN": r"^(aggregate|gradients_of_(moments|messages|update|weights)|sums_by_source)\b",
-    "attention of NG-T": r"^attention_(forward|backward)",
+    "attention of NG-T": r"^attention_(forward|backward|deltas)",
     "pairs of NG-T": r"^pairs_(forward|backward)",
     "Fourier features": r"^(forward|gradient_of_weight)\b",
     "matrix products": r"gemm|cutlass|nvjet|splitK|gemv|xmma|cublas|dot_kernel",
@@ -48,7 +48,7 @@ GROUPS = {
     "dropout and random numbers": r"distribution|dropout|random|philox",
     "copies and clearing": r"Memcpy|Memset|memcpy|memset|copy|CatArray|FillFunctor",
     "rows by index": r"index|gather|scatter|[Ee]mbedding|[Ss]ort|[Ss]can",
-    "sums, norms, softmax": r"reduce|[Nn]orm|[Ss]oft[Mm]ax|Welford",
+    "sums, norms, softmax": r"reduce|sums_of_columns|[Nn]orm|[Ss]oft[Mm]ax|Welford",
     "elementwise": r"elementwise",
     "others": r"",
 }

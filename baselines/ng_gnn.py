@@ -18,10 +18,20 @@ from torch.nn import functional
 from baselines import reference
 from baselines.fitting.steps import FLOATS_AT_ONCE
 from baselines.fitting.trained import EmbeddingMethod
-from baselines.kernels import messages
-from baselines.kernels.usable import PRECISIONS
+from baselines.kernels import messages, norms
+from baselines.kernels.sums import column_sums
+from baselines.kernels.usable import PRECISIONS, in_format
 from baselines.reading.encoding import Encoder, Encoding, Reading, Vocabulary
-from baselines.reading.message_passing import Aggregate, FlatWiring, Linear, SumOfEnds, Wiring, product
+from baselines.reading.message_passing import (
+    Aggregate,
+    AggregateOfEdges,
+    FlatWiring,
+    Linear,
+    LinearOfSiLU,
+    SumOfEnds,
+    Wiring,
+    product,
+)
 from baselines.reading.pooling import POOLINGS, Pooling
 from baselines.reading.probes import ProbeFeatures
 from baselines.reading.reader import GraphReader
@@ -90,6 +100,14 @@ class GraphNorm(nn.Module):
         return centred * (self.weight / (deviation + self.eps)) + self.bias
 
 
+def _silu_of_norm(norm: Any, nodes: Tensor, wiring: Wiring | FlatWiring) -> Tensor:
+    """The SiLU of what a `GraphNorm` gives."""
+    if isinstance(wiring, FlatWiring) or not norms.applies_to_graphs(nodes):
+        return functional.silu(norm(nodes, wiring))
+    (like,) = in_format(nodes[:0])
+    return norms.graph_norm_silu(nodes, norm.weight, norm.bias, eps=norm.eps, dtype=like.dtype)
+
+
 def _graph_mean(nodes: Tensor, wiring: Wiring | FlatWiring) -> Tensor:
     """Mean over all nodes and channels of each graph, shaped to be added to the nodes."""
     return wiring.spread(wiring.sum(nodes.mean(2, keepdim=True)) / wiring.num_nodes_of_graph(nodes))
@@ -119,6 +137,8 @@ class Layer(nn.Module):
             self.edge_out = Linear(channels, channels)
         self.film = Linear(channels, 2 * channels if config.film else channels)
         self.node = Linear(9 * channels, channels)
+        fused = (self.film, self.edge_in, self.edge_out) if updates_edges else (self.film,)
+        self.unrounded = fused if config.film and channels in messages.CHANNELS else ()
 
     def forward(self, nodes: Tensor, edges: Tensor, wiring: Wiring | FlatWiring, amplification: Tensor) -> tuple[Tensor, Tensor]:
         """New nodes ``[nodes, graphs, channels]``, new edges ``[edges, graphs, channels]``; amplification ``[nodes, 1, 1]``."""
@@ -127,6 +147,8 @@ class Layer(nn.Module):
             update = (self.edge_in, self.edge_out) if self.updates_edges else None
             options = {"film": self.film, "update": update, "residual": self.residual, "precision": self.precision}
             received, edges = messages.fused_messages(edges, ends, wiring, **options)
+        elif edges.is_cuda and self.modulates and torch.is_grad_enabled():
+            received, edges = self._received_sparingly(edges, ends, wiring)
         elif torch.is_grad_enabled() or edges.numel() <= FLOATS_AT_ONCE[edges.device.type] or isinstance(wiring, FlatWiring):
             received, edges = self._received(edges, ends, wiring)
         else:
@@ -144,6 +166,17 @@ class Layer(nn.Module):
         film = film if self.modulates else torch.cat([torch.ones_like(film), film], -1)
         return Aggregate.apply(film, ends, wiring), edges
 
+    def _received_sparingly(self, edges: Tensor, ends: Tensor, wiring: Wiring | FlatWiring) -> tuple[Tensor, Tensor]:
+        """As `_received`, where the device's memory is dear: what is computed of edges is mostly not kept."""
+        if self.updates_edges:
+            at_both = ends.unflatten(2, (2, 2, -1)).unbind(3)
+            of_update, ends = (part.flatten(2) for part in at_both)
+            inner = self.edge_in(edges) + SumOfEnds.apply(of_update, wiring)
+            updated = LinearOfSiLU.apply(*in_format(inner, self.edge_out.weight, self.edge_out.bias))
+            edges = edges + updated if self.residual else updated
+        given = in_format(edges, SumOfEnds.apply(ends, wiring), self.film.weight, self.film.bias)
+        return AggregateOfEdges.apply(*given, wiring), edges
+
     def _received_in_parts(self, edges: Tensor, ends: Tensor, wiring: Wiring) -> Tensor:
         """What each node receives, a few targets at a time; the new edges take the place of the old ones."""
         received = edges.new_zeros(wiring.num_nodes, edges.shape[1], 4 * edges.shape[2])
@@ -156,12 +189,44 @@ class Layer(nn.Module):
         return received
 
     def _read(self, nodes: Tensor, received: Tensor, amplification: Tensor) -> Tensor:
-        """``Linear([nodes, received, amplification · received])``, the factor drawn out of the product."""
+        """``Linear([nodes, received, amplification · received])``; on a CPU the factor is drawn out of the product."""
+        if nodes.is_cuda:
+            return ReadNodes.apply(nodes, received, amplification, *in_format(self.node.weight, self.node.bias))
         own, plain, amplified = self.node.weight.split([nodes.shape[-1], received.shape[-1], received.shape[-1]], 1)
         weight = torch.cat([torch.cat([own, plain], 1), torch.cat([torch.zeros_like(own), amplified], 1)])
         bias = functional.pad(self.node.bias, (0, len(own)))
         as_is, factored = product(torch.cat([nodes, received], -1), weight, bias).chunk(2, -1)
         return torch.addcmul(as_is, factored, amplification)
+
+
+class ReadNodes(torch.autograd.Function):
+    """A linear layer of nodes, what they receive, and this times a factor; what it reads is written twice, and never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes: Tensor, received: Tensor, factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """From ``[nodes, graphs, channels]``, ``[nodes, graphs, 4 channels]`` and ``[nodes, 1, 1]``, in the weight's dtype."""
+        ctx.save_for_backward(nodes, received, factors, weight)
+        return functional.linear(_side_by_side(nodes, received, factors, weight.dtype), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The factors have no gradient."""
+        nodes, received, factors, weight = ctx.saved_tensors
+        rows, read = grad.flatten(0, 1), _side_by_side(nodes, received, factors, weight.dtype)
+        grad_weight = rows.T @ read.flatten(0, 1)
+        own, plain, amplified = (grad @ weight).split([nodes.shape[2], received.shape[2], received.shape[2]], 2)
+        grad_received = torch.addcmul(plain, amplified, factors.to(plain))
+        return own.to(nodes.dtype), grad_received.to(received.dtype), None, grad_weight, column_sums(rows)
+
+
+def _side_by_side(nodes: Tensor, received: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[nodes, received, factors · received]`` in a dtype, ``[nodes, graphs, 9 channels]``."""
+    channels = nodes.shape[2]
+    joined = nodes.new_empty(*nodes.shape[:2], 9 * channels, dtype=dtype)
+    joined[..., :channels] = nodes
+    joined[..., channels : 5 * channels] = received
+    torch.mul(received, factors, out=joined[..., 5 * channels :])
+    return joined
 
 
 class GraphNetwork(GraphReader):
@@ -212,7 +277,7 @@ class GraphNetwork(GraphReader):
         amplification = wiring.amplification(nodes, self.vocabulary.mean_log_degree)
         for layer, norm in zip(self.layers, self.norms, strict=False):
             new, edges = layer(nodes, edges, wiring, amplification)
-            new = functional.dropout(functional.silu(norm(new, wiring)), self.config.dropout, self.training)
+            new = functional.dropout(_silu_of_norm(norm, new, wiring), self.config.dropout, self.training)
             nodes = nodes + new if self.config.residual else new
         return self.layers[-1](nodes, edges, wiring, amplification)[0]
 

@@ -20,10 +20,12 @@ from torch.nn import functional
 from baselines import reference
 from baselines.fitting.trained import EmbeddingMethod
 from baselines.kernels import attention as attention_kernels
+from baselines.kernels import norms
 from baselines.kernels import pairs as pair_kernels
 from baselines.kernels.pairs import PairWeights
 from baselines.kernels.usable import PRECISIONS
 from baselines.reading.encoding import Encoder, Encoding, Reading, Vocabulary
+from baselines.reading.message_passing import PlainLinear
 from baselines.reading.node_pairs import NodePairs
 from baselines.reading.pooling import POOLINGS, Pooling
 from baselines.reading.probes import ProbeFeatures
@@ -109,10 +111,11 @@ class Layer(nn.Module):
         self.num_heads, self.dropout, self.precision = config.num_heads, config.dropout, PRECISIONS[config.precision]
         self.of_nodes = nn.Linear(channels, 3 * attention, bias=False)
         self.of_pairs = nn.Linear(config.edge_channels, 4 * attention, bias=False)
-        self.attended = nn.Linear(attention, channels)
+        self.unrounded = (self.of_pairs,)
+        self.attended = PlainLinear(attention, channels)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
         self.inner = nn.Linear(channels, config.node_hidden, bias=False)
-        self.outer = nn.Linear(config.node_hidden, channels)
+        self.outer = PlainLinear(config.node_hidden, channels)
         self.pair_update = PairUpdate(config) if updates_pairs else None
 
     def forward(self, nodes: Tensor, pairs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -124,12 +127,18 @@ class Layer(nn.Module):
             attended = attention_kernels.relational_attention(*given, **options)
         else:
             attended = relational_attention(*given, heads=self.num_heads, mask=mask)
-        nodes = self.norms[0](nodes + self._dropped(self.attended(attended)))
-        nodes = self.norms[1](nodes + self._dropped(self.outer(functional.gelu(self.inner(nodes)))))
-        return nodes, pairs if self.pair_update is None else self.pair_update(nodes, pairs)
+        nodes, rounded = self._normed(0, nodes, self.attended(attended))
+        nodes, rounded = self._normed(1, nodes, self.outer(functional.gelu(self.inner(rounded))))
+        return nodes, pairs if self.pair_update is None else self.pair_update(rounded, pairs)
 
-    def _dropped(self, change: Tensor) -> Tensor:
-        return functional.dropout(change, self.dropout, self.training)
+    def _normed(self, which: int, nodes: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes after a change, of which some is dropped, and a norm; and the same as what reads them would round it."""
+        norm: Any = self.norms[which]
+        change = functional.dropout(change, self.dropout, self.training)
+        if norms.applies_to_rows(nodes):
+            return norms.sum_norm(nodes, change, norm, dtype=torch.get_autocast_dtype(nodes.device.type))
+        nodes = norm(nodes + change)
+        return nodes, nodes
 
 
 class PairUpdate(nn.Module):
@@ -143,10 +152,11 @@ class PairUpdate(nn.Module):
         super().__init__()
         channels, hidden = config.edge_channels, config.edge_hidden
         self.dropout, self.precision = config.dropout, PRECISIONS[config.precision]
-        self.ends = nn.Linear(config.node_channels, 2 * hidden)
+        self.ends = PlainLinear(config.node_channels, 2 * hidden)
         self.inner0, self.outer0 = nn.Linear(2 * channels, hidden, bias=False), nn.Linear(hidden, channels)
         self.inner1, self.outer1 = nn.Linear(channels, hidden, bias=False), nn.Linear(hidden, channels)
         self.norm0, self.norm1 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.unrounded = self.inner0, self.outer0, self.inner1, self.outer1
 
     def forward(self, nodes: Tensor, pairs: Tensor) -> Tensor:
         """New pairs ``[graphs, nodes, nodes, channels]``."""

@@ -1,4 +1,5 @@
-"""The place of the leaderboard, which does not exist yet: submitted predictions, scored again, with their table and page.
+"""The leaderboard: takes submitted predictions, scores them again, gives records, and from these tables and pages.
 
-It will import ngbench and know no baseline: to the leaderboard, a method is its name and its predictions.
+Knows no baseline: to the leaderboard a method is its name and its predictions. It runs no code of a submission, and believes none
+of its numbers.
 """

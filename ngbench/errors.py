@@ -6,7 +6,7 @@ The command line prints one of these as one line and exits with code 2; any othe
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class NgbenchError(Exception):
@@ -104,6 +104,10 @@ class SplitError(NgbenchError):
     """A split is missing, overlaps, or cuts a run in two: use a split that the zoo has."""
 
 
+class WithheldError(NgbenchError):
+    """The host of a zoo keeps its answers: hand predictions in, or name the answer file if you are the host."""
+
+
 class ConfigError(NgbenchError):
     """An option of a method or a run has a wrong name or value: use one that the text names."""
 
@@ -122,6 +126,22 @@ class PredictionsError(NgbenchError):
 
 class ResultError(NgbenchError):
     """A result file or run folder cannot be read: name a folder that ``ngbench run`` wrote."""
+
+
+class SubmissionError(NgbenchError):
+    """A submission, or a record of one, breaks the rules: mend all that the text names.
+
+    Args:
+        faults: Everything that is wrong, a sentence each.
+        source: Which file.
+    """
+
+    def __init__(self, faults: Sequence[str], source: str):
+        self.faults, self.source = tuple(faults), source
+        super().__init__(f"{source}: {'; '.join(self.faults)}")
+
+    def __reduce__(self) -> tuple[type[SubmissionError], tuple[tuple[str, ...], str]]:
+        return type(self), (self.faults, self.source)
 
 
 class AuditError(NgbenchError):

@@ -1,10 +1,15 @@
-"""Settings for the whole suite, and a small zoo file that the tests of the later stages share."""
+"""Settings for the whole suite, a small zoo file that the tests of the later stages share, and a browser for those of pages."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -19,7 +24,81 @@ settings.load_profile("ngbench")
 # The tests' networks are tiny: a second thread costs more than it brings, and much more where cores are shared.
 torch.set_num_threads(1)
 
+# Where there is no GPU, Triton interprets its programs; it must know before it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 NUM_NETWORKS = 150
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium; where none is installed its tests are skipped, unless NGBENCH_BROWSER=1 says that there is one."""
+    missing = pytest.fail if os.environ.get("NGBENCH_BROWSER") == "1" else pytest.skip
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        missing('playwright is not installed: pip install "ngbench[test]"')
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        missing(f"no browser is installed: expected one of {', '.join(BROWSERS)} on the PATH")
+    # Chromium refuses to run as root inside its sandbox
+    arguments = [*OFFLINE, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opens(browser):
+    """Opens a page in a window of its own; the tab, and all that it said and asked for."""
+    with contextlib.ExitStack() as stack:
+
+        def opens(path, viewport, scheme="light", **options):
+            context = browser.new_context(viewport=viewport, color_scheme=scheme, **options)
+            stack.callback(context.close)
+            tab, said, asked = context.new_page(), [], []
+            tab.on("console", lambda message: said.append(message.text))
+            tab.on("pageerror", lambda error: said.append(str(error)))
+            tab.on("dialog", lambda dialog: said.append(dialog.message))
+            tab.on("request", lambda request: asked.append(request.url))
+            tab.goto(path.as_uri())
+            return SimpleNamespace(tab=tab, said=said, asked=asked)
+
+        yield opens
+
+
+@pytest.fixture
+def interpreted_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels run on a CPU too, for tests that ask for it.
+
+    Triton 3.6 makes an integer of an array of one number, which numpy 2.4 refuses, and multiplies the bits of bfloat16.
+    """
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    language = pytest.importorskip("triton.language")
+    if torch.cuda.is_available():
+        return
+    monkeypatch.setenv("NGBENCH_INTERPRET_KERNELS", "1")
+    patch_tensor, multiply = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
+
+    def patch(tensor, scope) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda scalar: scalar.handle.data.item())
+
+    def in_float32(handle):
+        if handle.dtype.scalar != language.bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), language.float32)
+
+    def create_dot(builder, left, right, *rest):
+        return multiply(builder, in_float32(left), in_float32(right), *rest)
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
 @pytest.fixture(scope="session")

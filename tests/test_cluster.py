@@ -16,8 +16,8 @@ from ngbench.errors import ClusterError, TrainingError
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.result import Result
-from ngbench.evaluation.suite import SuiteCell
-from ngbench.evaluation.suite_run import Runner
+from ngbench.evaluation.suite.cells import SuiteCell
+from ngbench.evaluation.suite.running import Runner
 from ngbench.store import generate
 
 NUM_WORKERS, NUM_GPUS = 3, 2

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from baselines.fitting.alignment import Alignment
 from baselines.fitting.objectives import Objective, objective
+from baselines.fitting.rounding import rounded_weights
 from baselines.fitting.sign_flips import flipped
 from ngbench.loading import GraphBatch, GraphDataset
 from ngbench.methods import Problem
@@ -108,7 +109,7 @@ class Stepper:
         """Adds the gradients of a batch, whose loss counts by its share of the networks of the step; gives that share."""
         if self.state.settings.sign_flips and isinstance(batch, GraphBatch):
             batch = flipped(batch)
-        with self.state.settings.autocast(self.device):
+        with self.state.settings.autocast(self.device), rounded_weights(self.state.module, self.device):
             loss = self.objective.loss(self.state.module, batch, index) / num_networks
         loss.backward()
         return loss.detach()
@@ -211,11 +212,15 @@ class Forward:
         size = len(positions)
         self.num_calls[size] = self.num_calls.get(size, 0) + 1
         if not self.may_record or self.num_calls[size] <= EAGER_CALLS:
-            return self.module(self.networks.batch(positions).to(self.device, self.dtype))
+            return self._computed(self.networks.batch(positions))
         index = torch.as_tensor(positions, device=self.device)
         if size not in self.recorded:
-            self.recorded[size] = Recorded(lambda batch, _: self.module(batch.to(self.device, self.dtype)), self.networks, index)
+            self.recorded[size] = Recorded(lambda batch, _: self._computed(batch), self.networks, index)
         return self.recorded[size].replay(index)
+
+    def _computed(self, batch: Any) -> Tensor:
+        with rounded_weights(self.module, self.device):
+            return self.module(batch.to(self.device, self.dtype))
 
 
 def may_record(device: torch.device, networks: Examples) -> bool:

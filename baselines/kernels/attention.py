@@ -8,43 +8,18 @@ gradient is summed by atomic additions: two runs give the same bits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from baselines.kernels.usable import is_usable
+from baselines.kernels.launches import ATTENTION_TILES as TILES
+from baselines.kernels.launches import AttentionTiles as Tiles
+from baselines.kernels.sums import sum_of_parts
+from baselines.kernels.usable import in_format, is_usable
 
-MOST_PROGRAMS = 2048
-"""Programs beyond which the attending nodes of a graph are not dealt out to several."""
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How the work is cut: (rows, warps) of each program.
-
-    Args:
-        nodes: Attending nodes for which a program of the forward pass keeps the weights.
-        forward: Attended nodes in a tile of the forward pass, and warps.
-        backward_nodes: Attended nodes in a tile of the gradients of nodes and weights, and warps.
-        backward_pairs: Pairs in a tile of the pairs' gradients, and warps.
-        stages: Tiles whose loads are under way together in a loop over them.
-    """
-
-    nodes: int
-    forward: tuple[int, int]
-    backward_nodes: tuple[int, int]
-    backward_pairs: tuple[int, int]
-    stages: int = 2
-
-
-TILES = {
-    16: Tiles(nodes=8, forward=(32, 1), backward_nodes=(32, 2), backward_pairs=(64, 4)),
-    32: Tiles(nodes=8, forward=(32, 1), backward_nodes=(32, 2), backward_pairs=(64, 4)),
-    64: Tiles(nodes=8, forward=(64, 4), backward_nodes=(64, 4), backward_pairs=(64, 4)),
-}
-"""The tiles, by the channels of a pair."""
+DELTAS_AT_ONCE = 64
+"""Heads of nodes in a tile of the sums of gradients times results."""
 
 WIDTHS = (16, 32)
 """Channels that a head may have."""
@@ -98,14 +73,6 @@ def relational_attention(
         return _Attention.apply(*of_graphs, weight.contiguous(), mask, heads, precision, tiles)
 
 
-def in_format(*tensors: Tensor) -> list[Tensor]:
-    """Tensors in the number format that autocast asked for around; as they are without it."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return list(tensors)
-    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
-
-
 def operands(tensor: Tensor, precision: str) -> dict[str, Any]:
     """What the programs are told of the operands of products: the type they are rounded to, and Triton's word for the rest."""
     import triton.language as tl
@@ -150,8 +117,10 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         *inputs, mask, out, log_sums = ctx.saved_tensors
         grad_out = grad_out.contiguous()
-        split = (*log_sums.shape, -1)
-        deltas = (grad_out.float() * out.float()).view(split).sum(-1)
+        deltas = torch.empty_like(log_sums)
+        _kernels().attention_deltas[(math.ceil(deltas.numel() / DELTAS_AT_ONCE),)](
+            grad_out, out, deltas, deltas.numel(), WIDTH=ctx.sizes["WIDTH"], ROWS=DELTAS_AT_ONCE
+        )
         given = (*inputs, inputs[0] if mask is None else mask, grad_out, log_sums, deltas)
         grad_pairs = _grad_pairs(given, ctx.tiles, ctx.sizes) if ctx.needs_input_grad[0] else None
         *of_nodes, of_weight = _grad_nodes(given, ctx.tiles, ctx.sizes)
@@ -178,17 +147,24 @@ def _grad_nodes(given: tuple[Tensor, ...], tiles: Tiles, sizes: dict[str, Any]) 
     columns, warps = tiles.backward_nodes
     num_tiles = math.ceil(num_nodes / columns)
     num_groups = num_graphs * num_tiles
-    rows = math.ceil(num_nodes / min(math.ceil(MOST_PROGRAMS / (num_groups * sizes["HEADS"])), math.ceil(num_nodes / 16)))
+    rows = math.ceil(num_nodes / min(math.ceil(tiles.most_programs / (num_groups * sizes["HEADS"])), math.ceil(num_nodes / 16)))
     num_chunks = math.ceil(num_nodes / rows)
     grad_queries = torch.empty(num_tiles, *values.shape, dtype=torch.float32, device=values.device)
     grad_keys = torch.empty(num_chunks, *values.shape, dtype=torch.float32, device=values.device)
     grad_values = torch.empty_like(grad_keys)
     grad_weight = torch.empty(num_groups * num_chunks, *weight.shape, dtype=torch.float32, device=values.device)
-    _kernels().attention_backward_nodes[(num_groups * num_chunks * sizes["HEADS"],)](
+    kernels = _kernels()
+    program = kernels.attention_backward_nodes_across if tiles.across else kernels.attention_backward_nodes
+    program[(num_groups * num_chunks * sizes["HEADS"],)](
         *(*given, grad_queries, grad_keys, grad_values, grad_weight),
         *(num_graphs, num_nodes, num_chunks, rows, attention**-0.5),
         COLUMNS=columns,
         **sizes,
         num_warps=warps,
     )
-    return grad_queries.sum(0), grad_keys.sum(0), grad_values.sum(0), grad_weight.sum(0)
+    return _summed(grad_queries), _summed(grad_keys), _summed(grad_values), sum_of_parts(grad_weight)
+
+
+def _summed(parts: Tensor) -> Tensor:
+    """The sum over the first axis; one part is no work."""
+    return parts[0] if len(parts) == 1 else parts.sum(0)

@@ -92,6 +92,17 @@ def attention_forward(
         tl.store(log_sums + node * HEADS + head, top + tl.log2(total_all))
 
 
+@triton.jit(do_not_specialize=("num_rows",))
+def attention_deltas(grad_out, out, deltas, num_rows, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    """Of each head of each node the sum of gradient times result."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    real = row < num_rows
+    at = row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    grad = tl.load(grad_out + at, mask=real[:, None], other=0.0).to(tl.float32)
+    result = tl.load(out + at, mask=real[:, None], other=0.0).to(tl.float32)
+    tl.store(deltas + row, tl.sum(grad * result, 1), mask=real)
+
+
 @triton.jit(do_not_specialize=NUMBERS)
 def attention_backward_nodes(
     pairs,
@@ -182,6 +193,110 @@ def attention_backward_nodes(
     tl.store(grad_keys + at_other, grad_key, mask=real[:, None])
     tl.store(grad_values + at_other, grad_value, mask=real[:, None])
     base = grad_weight + (group * HEADS + head) * 4 * WIDTH * CHANNELS + width[None, :] * CHANNELS + channel[:, None]
+    tl.store(base, grad_q)
+    tl.store(base + WIDTH * CHANNELS, grad_k)
+    tl.store(base + 2 * WIDTH * CHANNELS, grad_shift)
+    tl.store(base + 3 * WIDTH * CHANNELS, grad_scale)
+
+
+@triton.jit
+def load_across(weight, head, PART: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, OPERAND: tl.constexpr):
+    """What `load_part` reads as [width, channels]."""
+    channel = tl.arange(0, CHANNELS)
+    column = tl.arange(0, WIDTH)
+    return tl.load(weight + ((head * 4 + PART) * CHANNELS + channel[None, :]) * WIDTH + column[:, None]).to(OPERAND)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def attention_backward_nodes_across(
+    pairs,
+    queries,
+    keys,
+    values,
+    weight,
+    mask,
+    grad_out,
+    log_sums,
+    deltas,
+    grad_queries,
+    grad_keys,
+    grad_values,
+    grad_weight,
+    num_graphs,
+    num_nodes,
+    num_chunks,
+    rows,
+    scale,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    MASKED: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """As `attention_backward_nodes`, with the attended nodes across: what a product gives is an operand of the next as it stands.
+
+    Of one warp nothing but the pairs passes through shared memory then.
+    """
+    program = tl.program_id(0)
+    head = program % HEADS
+    group = program // HEADS
+    chunk = group % num_chunks
+    num_tiles = tl.cdiv(num_nodes, COLUMNS)
+    tile = (group // num_chunks) % num_tiles
+    graph = group // num_chunks // num_tiles
+    channel = tl.arange(0, CHANNELS)
+    width = tl.arange(0, WIDTH)
+    inside = head * WIDTH + width
+    weight_q = load_across(weight, head, 0, CHANNELS, WIDTH, OPERAND)
+    weight_k = load_across(weight, head, 1, CHANNELS, WIDTH, OPERAND)
+    weight_shift = load_across(weight, head, 2, CHANNELS, WIDTH, OPERAND)
+    weight_scale = load_across(weight, head, 3, CHANNELS, WIDTH, OPERAND)
+    j = tile * COLUMNS + tl.arange(0, COLUMNS)
+    real = j < num_nodes
+    other = graph * num_nodes + j
+    at_node = other[None, :] * HEADS * WIDTH + inside[:, None]
+    attended = real & (tl.load(mask + other, mask=real, other=0) != 0) if MASKED else real
+    key = tl.load(keys + at_node, mask=real[None, :], other=0.0).to(tl.float32)
+    value = tl.load(values + at_node, mask=real[None, :], other=0.0).to(tl.float32)
+    grad_key = tl.zeros([WIDTH, COLUMNS], tl.float32)
+    grad_value = tl.zeros([WIDTH, COLUMNS], tl.float32)
+    grad_q = tl.zeros([WIDTH, CHANNELS], tl.float32)
+    grad_k = tl.zeros([WIDTH, CHANNELS], tl.float32)
+    grad_shift = tl.zeros([WIDTH, CHANNELS], tl.float32)
+    grad_scale = tl.zeros([WIDTH, CHANNELS], tl.float32)
+    for i in range(chunk * rows, tl.minimum(chunk * rows + rows, num_nodes)):
+        node = graph * num_nodes + i
+        query = tl.load(queries + node * HEADS * WIDTH + inside).to(tl.float32)
+        grad = tl.load(grad_out + node * HEADS * WIDTH + inside).to(tl.float32)
+        log_sum = tl.load(log_sums + node * HEADS + head)
+        delta = tl.load(deltas + node * HEADS + head)
+        at_pair = ((node * num_nodes + j) * CHANNELS)[:, None] + channel[None, :]
+        pair = tl.load(pairs + at_pair, mask=real[:, None], other=0.0).to(OPERAND)
+        across = tl.trans(pair)
+        query_pair = product(weight_q, across, OPERAND, PRECISION) + query[:, None]
+        key_pair = product(weight_k, across, OPERAND, PRECISION) + key
+        scale_pair = product(weight_scale, across, OPERAND, PRECISION)
+        shift_pair = product(weight_shift, across, OPERAND, PRECISION)
+        share = tl.where(attended, tl.exp2(tl.sum(query_pair * key_pair, 0) * (scale * LOG2_E) - log_sum), 0.0)
+        grad_share = tl.sum((scale_pair * value + shift_pair) * grad[:, None], 0)
+        grad_logit = (share * (grad_share - delta) * scale)[None, :]
+        grad_query_pair = grad_logit * key_pair
+        grad_key_pair = grad_logit * query_pair
+        grad_shift_pair = share[None, :] * grad[:, None]
+        grad_key += grad_key_pair
+        grad_value += grad_shift_pair * scale_pair
+        grad_q += product(grad_query_pair, pair, OPERAND, PRECISION)
+        grad_k += product(grad_key_pair, pair, OPERAND, PRECISION)
+        grad_shift += product(grad_shift_pair, pair, OPERAND, PRECISION)
+        grad_scale += product(grad_shift_pair * value, pair, OPERAND, PRECISION)
+        at_query = (tile * num_graphs * num_nodes + node) * HEADS * WIDTH + inside
+        tl.store(grad_queries + at_query, tl.sum(grad_query_pair, 1))
+    at_other = chunk * num_graphs * num_nodes * HEADS * WIDTH + at_node
+    tl.store(grad_keys + at_other, grad_key, mask=real[None, :])
+    tl.store(grad_values + at_other, grad_value, mask=real[None, :])
+    base = grad_weight + (group * HEADS + head) * 4 * WIDTH * CHANNELS + width[:, None] * CHANNELS + channel[None, :]
     tl.store(base, grad_q)
     tl.store(base + WIDTH * CHANNELS, grad_k)
     tl.store(base + 2 * WIDTH * CHANNELS, grad_shift)

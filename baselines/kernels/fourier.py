@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from baselines.kernels.launches import FOURIER_LAUNCHES as LAUNCHES
+from baselines.kernels.sums import sum_of_parts
 from baselines.kernels.usable import is_usable
 
 CHANNELS = (16, 32, 64)
 MOST_INPUTS = 32
 """Numbers in a vector; the kernels go through them one by one."""
 
-ROWS, CHUNK, NUM_PROGRAMS = 64, 32, 256
-"""Rows of a tile, frequencies at once, and parts into which rows are cut for the gradient of the weight."""
+
+def _options(kernel: str, channels: int) -> dict[str, Any]:
+    launch = LAUNCHES[kernel][channels]
+    return {"ROWS": launch.rows, "CHUNK": launch.chunk, "num_warps": launch.num_warps}
 
 
 def is_available(vectors: Tensor, channels: int) -> bool:
@@ -62,11 +66,11 @@ class FourierLinear(torch.autograd.Function):
         vectors, frequencies, weight, added = (tensor.contiguous() for tensor in (vectors, frequencies, weight, added))
         (num_edges, num_graphs, inputs), channels = vectors.shape, len(weight)
         out = vectors.new_empty(num_edges, num_graphs, channels, dtype=dtype)
-        options = {"INPUTS": inputs, "CHANNELS": channels, "ROWS": ROWS, "CHUNK": CHUNK, "PRECISION": precision}
-        num_rows = num_edges * num_graphs
+        options = {"INPUTS": inputs, "CHANNELS": channels, "PRECISION": precision}
+        num_rows, launch = num_edges * num_graphs, _options("forward", channels)
         with torch.cuda.device_of(vectors):
-            kernels.forward[-(-num_rows // ROWS),](
-                vectors, frequencies, weight, bias, added, out, num_rows, num_graphs, len(frequencies), **options
+            kernels.forward[-(-num_rows // launch["ROWS"]),](
+                vectors, frequencies, weight, bias, added, out, num_rows, num_graphs, len(frequencies), **options, **launch
             )
         ctx.save_for_backward(vectors, frequencies)
         ctx.options, ctx.dtypes = options, (weight.dtype, bias.dtype, added.dtype)
@@ -79,12 +83,14 @@ class FourierLinear(torch.autograd.Function):
         from baselines.kernels import fourier_kernels as kernels
 
         vectors, frequencies = ctx.saved_tensors
-        grad, num_rows = grad.contiguous(), vectors.shape[0] * vectors.shape[1]
-        partials = vectors.new_empty(NUM_PROGRAMS, 2 * len(frequencies), grad.shape[2], dtype=torch.float32)
+        grad, num_rows, channels = grad.contiguous(), vectors.shape[0] * vectors.shape[1], grad.shape[2]
+        num_programs = LAUNCHES["gradient_of_weight"][channels].num_programs
+        launch = _options("gradient_of_weight", channels)
+        partials = vectors.new_empty(num_programs, 2 * len(frequencies), channels, dtype=torch.float32)
         with torch.cuda.device_of(vectors):
-            kernels.gradient_of_weight[NUM_PROGRAMS, -(-len(frequencies) // CHUNK)](
-                vectors, frequencies, grad, partials, num_rows, len(frequencies), **ctx.options
+            kernels.gradient_of_weight[num_programs, -(-len(frequencies) // launch["CHUNK"])](
+                vectors, frequencies, grad, partials, num_rows, len(frequencies), **ctx.options, **launch
             )
         of_edges = grad.sum(1, dtype=torch.float32)
-        grads = partials.sum(0).T, of_edges.sum(0), of_edges
+        grads = sum_of_parts(partials).T, of_edges.sum(0), of_edges
         return None, None, *(part.to(dtype) for part, dtype in zip(grads, ctx.dtypes, strict=True)), None, None

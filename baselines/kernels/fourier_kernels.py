@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 
 import triton
 import triton.language as tl
 
 TURN = tl.constexpr(2 * math.pi)
+
+HAS_SINE = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
+"""Whether the machine has a sine of its own; the interpreter has not."""
 
 
 @triton.jit
@@ -20,6 +24,18 @@ def _sine(turns):
     series = 1 - square * (1 / 110) * (1 - square * (1 / 156))
     series = 1 - square * (1 / 42) * (1 - square * (1 / 72) * series)
     return angles * (1 - square * (1 / 6) * (1 - square * (1 / 20) * series))
+
+
+@triton.jit
+def _waves(turns, PRECISION: tl.constexpr):
+    """Cosine and sine of angles in turns; for products in bfloat16 by instructions that are exact to 20 bits near zero."""
+    if PRECISION == "bf16" and HAS_SINE:
+        angles = [(turns - tl.floor(turns + 0.5)) * TURN]
+        cosine = tl.inline_asm_elementwise("cos.approx.ftz.f32 $0, $1;", "=f,f", angles, tl.float32, is_pure=True, pack=1)
+        sine = tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", angles, tl.float32, is_pure=True, pack=1)
+    else:
+        cosine, sine = _sine(turns + 0.25), _sine(turns)
+    return cosine, sine
 
 
 @triton.jit
@@ -44,6 +60,14 @@ def _product(left, right, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _turned(rows, PRECISION: tl.constexpr):
+    """Rows as columns, rounded before they pass through shared memory."""
+    if PRECISION == "bf16":
+        rows = rows.to(tl.bfloat16)
+    return tl.trans(rows)
+
+
+@triton.jit
 def forward(
     vectors, frequencies, weight, bias, added, out, num_rows, num_graphs, num_frequencies,
     INPUTS: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
@@ -57,8 +81,9 @@ def forward(
         places = first + tl.arange(0, CHUNK)
         at = weight + channels[None, :] * (2 * num_frequencies) + places[:, None]
         inside = places[:, None] < num_frequencies
-        total += _product(_sine(turns + 0.25), tl.load(at, mask=inside, other=0).to(tl.float32), PRECISION)
-        total += _product(_sine(turns), tl.load(at + num_frequencies, mask=inside, other=0).to(tl.float32), PRECISION)
+        cosine, sine = _waves(turns, PRECISION)
+        total += _product(cosine, tl.load(at, mask=inside, other=0).to(tl.float32), PRECISION)
+        total += _product(sine, tl.load(at + num_frequencies, mask=inside, other=0).to(tl.float32), PRECISION)
     of_edges = (rows // num_graphs)[:, None] * CHANNELS + channels[None, :]
     mask = (rows < num_rows)[:, None]
     total += tl.load(bias + channels).to(tl.float32)[None, :] + tl.load(added + of_edges, mask=mask, other=0).to(tl.float32)
@@ -78,8 +103,9 @@ def gradient_of_weight(
         turns = _turns(vectors, frequencies, rows, first, num_rows, num_frequencies, INPUTS, CHUNK)
         at = grad + rows[:, None] * CHANNELS + channels[None, :]
         grads = tl.load(at, mask=(rows < num_rows)[:, None], other=0).to(tl.float32)
-        of_cos += _product(tl.trans(_sine(turns + 0.25)), grads, PRECISION)
-        of_sin += _product(tl.trans(_sine(turns)), grads, PRECISION)
+        cosine, sine = _waves(turns, PRECISION)
+        of_cos += _product(_turned(cosine, PRECISION), grads, PRECISION)
+        of_sin += _product(_turned(sine, PRECISION), grads, PRECISION)
     places = first + tl.arange(0, CHUNK)
     out = partials + (tl.program_id(0) * 2 * num_frequencies + places[:, None]) * CHANNELS + channels[None, :]
     inside = places[:, None] < num_frequencies

@@ -22,37 +22,21 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from baselines.kernels.launches import MESSAGE_LAUNCHES as LAUNCHES
+from baselines.kernels.sums import sum_of_parts
 from baselines.kernels.usable import is_usable
 from baselines.reading.message_passing import SMALLEST_VARIANCE, FlatWiring, Wiring
 
+CHANNELS = tuple(LAUNCHES["aggregate"])
 
-@dataclass(frozen=True)
-class Launch:
-    """How a kernel is cut into programs.
+LEAST_GRAPHS = 4
+"""Graphs of a tile below which more programs are not worth their shorter rows of memory."""
 
-    Args:
-        num_rows: Rows of a tile, edges times graphs; a power of two, at least 16 for a matrix product.
-        num_graphs: The most graphs in a tile; fewer give more programs with fewer steps each.
-        num_warps: Warps of a program.
-        num_stages: Steps of the loop over edges whose loads are under way together, 1 or 2; for sums, any number.
-        max_registers: The most registers of a thread, so that more programs share a multiprocessor; 0 sets no limit.
-    """
+MOST_IN_INT32 = 2**30
+"""Numbers of a tensor that are counted in 32 bits, with room for tiles that reach beyond its end."""
 
-    num_rows: int
-    num_graphs: int
-    num_warps: int
-    num_stages: int
-    max_registers: int = 0
-
-
-LAUNCHES: dict[str, dict[int, Launch]] = {
-    "aggregate": {16: Launch(32, 16, 2, 2), 32: Launch(16, 16, 2, 2), 64: Launch(32, 16, 4, 2)},
-    "gradients_of_messages": {16: Launch(32, 16, 2, 2), 32: Launch(64, 16, 4, 2, 128), 64: Launch(64, 16, 4, 2)},
-    "gradients_of_update": {16: Launch(32, 16, 2, 2), 32: Launch(64, 16, 4, 2), 64: Launch(64, 16, 4, 2)},
-    "gradients_of_weights": {16: Launch(64, 1, 4, 3), 32: Launch(64, 1, 4, 3), 64: Launch(64, 1, 4, 3)},
-    "sums_by_source": {16: Launch(32, 16, 4, 2), 32: Launch(32, 16, 4, 2), 64: Launch(32, 16, 4, 2)},
-}
-"""For each kernel and number of channels."""
+MOST_SUMMING = 4096
+"""Programs beyond which each has no sums of the weights' gradients of its own: they would take more memory than the edges."""
 
 NUM_PROGRAMS = 264
 """Programs that sum the weights' gradients, each with sums of its own: two for each multiprocessor of an H100."""
@@ -60,7 +44,7 @@ NUM_PROGRAMS = 264
 
 def is_available(edges: Tensor) -> bool:
     """Whether `fused_messages` can run on such edges, ``[edges, graphs, channels]``; else the plain path is the way."""
-    return is_usable(edges) and edges.shape[-1] in LAUNCHES["aggregate"]
+    return is_usable(edges) and edges.shape[-1] in CHANNELS
 
 
 def _kernels() -> Any:
@@ -172,7 +156,7 @@ class FusedMessages(torch.autograd.Function):
         received = edges.new_empty(num_nodes, num_graphs, 4 * channels, dtype=torch.float32)
         extremes_at = edges.new_empty(num_nodes, num_graphs, 2 * channels, dtype=torch.int32)
         options = {"CHANNELS": channels, "ENDS": num_parts, "RESIDUAL": residual, "PRECISION": precision}
-        num_tiles, tiling = _tiling("aggregate", channels, num_graphs=num_graphs)
+        num_tiles, tiling = _tiling("aggregate", channels, num_nodes=num_nodes, num_edges=len(edges), num_graphs=num_graphs)
         with torch.cuda.device_of(edges):
             _kernels().aggregate[num_nodes, num_tiles](
                 edges, ends, in_weight, in_bias, out_weight, out_bias, film_weight, film_bias, table.entering_ptr,
@@ -199,73 +183,108 @@ class FusedMessages(torch.autograd.Function):
         grad_new_edges = None if grad_new_edges is None else grad_new_edges.contiguous()
         grad_edges, grad_ends = torch.empty_like(edges), torch.empty_like(ends)
         moments = torch.empty_like(extremes_at, dtype=torch.float32)
-        grad_film = edges.new_empty(*edges.shape[:2], 2 * channels)
         grad_sent = edges.new_empty(*edges.shape[:2], num_parts // 2 * channels)
-        partials = _partials(received, num_real * num_graphs, channels, num_parts=len(parameters) // 2 + 1)
+        sizes = {"num_nodes": num_nodes, "num_edges": len(edges), "num_graphs": num_graphs}
         options = {"CHANNELS": channels, "PRECISION": precision}
+        found = []
         with torch.cuda.device_of(edges):
             kernels = _kernels()
             kernels.gradients_of_moments[-(-num_nodes * num_graphs // 16),](
                 received, grad_received, table.entering_ptr, moments, num_nodes * num_graphs, num_graphs,
                 CHANNELS=channels, ROWS=16,
             )  # fmt: skip
-            num_tiles, tiling = _tiling("gradients_of_messages", channels, num_graphs=num_graphs)
+            read = edges if new_edges is None else new_edges
+            num_tiles, tiling = _tiling("gradients_of_messages", channels, **sizes)
+            sums = _Sums.of("gradients_of_messages", read, num_tiles * num_nodes, num_real, precision=precision)
+            grad_film = None if sums.fused else edges.new_empty(*edges.shape[:2], 2 * channels)
             kernels.gradients_of_messages[num_nodes, num_tiles](
-                edges if new_edges is None else new_edges, ends, film_weight, film_bias, *to_target, moments, extremes_at,
-                grad_received, grad_new_edges, grad_edges, grad_ends, grad_sent, grad_film, num_graphs, ENDS=num_parts,
-                **options, **tiling,
+                read, ends, film_weight, film_bias, *to_target, moments, extremes_at, grad_received, grad_new_edges, grad_edges,
+                grad_ends, grad_sent, grad_film, sums.partials, num_graphs, ENDS=num_parts, SUMS=sums.fused, **options, **tiling,
             )  # fmt: skip
-            _sum_outer_products(grad_film, edges if new_edges is None else new_edges, partials, num_real, part=0, **options)
+            sums.add(grad_film, read, part=0, width=2 * channels)
             del grad_film
+            found.append(sum_of_parts(sums.partials))
             if new_edges is not None:
-                grad_new_edges, grad_edges, hidden = grad_edges, torch.empty_like(edges), torch.empty_like(edges)
-                num_tiles, tiling = _tiling("gradients_of_update", channels, num_graphs=num_graphs)
+                grad_new_edges, grad_edges = grad_edges, torch.empty_like(edges)
+                num_tiles, tiling = _tiling("gradients_of_update", channels, **sizes)
+                sums = _Sums.of("gradients_of_update", edges, num_tiles * num_nodes, num_real, precision=precision)
+                hidden = None if sums.fused else torch.empty_like(edges)
                 kernels.gradients_of_update[num_nodes, num_tiles](
                     edges, ends, in_weight, in_bias, out_weight, *to_target, grad_new_edges, grad_edges, grad_ends, grad_sent,
-                    hidden, num_graphs, RESIDUAL=ctx.options["RESIDUAL"], **options, **tiling,
+                    hidden, sums.partials, num_graphs, RESIDUAL=ctx.options["RESIDUAL"], SUMS=sums.fused, **options, **tiling,
                 )  # fmt: skip
-                _sum_outer_products(grad_sent, edges, partials, num_real, part=2, **options)
-                _sum_outer_products(grad_new_edges, hidden, partials, num_real, part=3, **options)
-            num_tiles, tiling = _tiling("sums_by_source", channels, num_graphs=num_graphs)
+                sums.add(grad_sent, edges, part=0, width=channels)
+                sums.add(grad_new_edges, hidden, part=1, width=channels)
+                found.append(sum_of_parts(sums.partials))
+            num_tiles, tiling = _tiling("sums_by_source", channels, **sizes)
             kernels.sums_by_source[num_nodes, num_tiles](
                 grad_sent, table.leaving_ptr, table.leaving, grad_ends, num_graphs, WIDTH=grad_sent.shape[2], **tiling
             )
         grad_edges[num_real:] = 0
-        return grad_edges, grad_ends, None, None, None, *_of_parameters(partials.sum(0), parameters)
+        return grad_edges, grad_ends, None, None, None, *_of_parameters(found, parameters)
 
 
-def _partials(like: Tensor, num_rows: int, channels: int, *, num_parts: int) -> Tensor:
-    num_programs = min(NUM_PROGRAMS, -(-num_rows // LAUNCHES["gradients_of_weights"][channels].num_rows))
-    return like.new_empty(num_programs, num_parts, channels + 1, channels)
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over edges of the outer products of gradients and inputs of two layers, which are the gradients of their weights.
+
+    Args:
+        partials: Parts to be summed, float32 ``[programs, 2, channels + 1, channels]``, the last row of each for its bias.
+        fused: Whether the kernel that computes the gradients writes them.
+        num_rows: Edges in graphs.
+        precision: Of products.
+    """
+
+    partials: Tensor
+    fused: bool
+    num_rows: int
+    precision: str
+
+    @classmethod
+    def of(cls, kernel: str, edges: Tensor, num_programs: int, num_edges: int, *, precision: str) -> _Sums:
+        """For a kernel of so many programs, on edges of which so many are real."""
+        channels, num_rows = edges.shape[2], num_edges * edges.shape[1]
+        fused = precision in LAUNCHES[kernel][channels].sums_in and num_programs <= MOST_SUMMING
+        if not fused:
+            num_programs = min(NUM_PROGRAMS, -(-num_rows // LAUNCHES["gradients_of_weights"][channels].num_rows))
+        partials = edges.new_empty(num_programs, 2, channels + 1, channels, dtype=torch.float32)
+        return cls(partials, fused, num_rows, precision)
+
+    def add(self, grads: Tensor | None, inputs: Tensor | None, *, part: int, width: int) -> None:
+        """Of the first columns of `grads` and of `inputs`, where no kernel summed them: from the matrix numbered `part` on."""
+        if self.fused:
+            return
+        assert grads is not None
+        assert inputs is not None
+        channels = inputs.shape[2]
+        launch = LAUNCHES["gradients_of_weights"][channels]
+        _kernels().gradients_of_weights[len(self.partials),](
+            grads, inputs, self.partials, self.num_rows, STRIDE=grads.shape[2], WIDTH=width, CHANNELS=channels, PART=part,
+            PRECISION=self.precision, ROWS=launch.num_rows, num_warps=launch.num_warps, num_stages=launch.num_stages,
+        )  # fmt: skip
 
 
-def _sum_outer_products(
-    grads: Tensor, inputs: Tensor, partials: Tensor, num_edges: int, *, part: int, CHANNELS: int, PRECISION: str
-) -> None:
-    """Of the first columns of `grads`, all in the first part, and of `inputs`: gradients of weights into `partials`."""
-    launch = LAUNCHES["gradients_of_weights"][CHANNELS]
-    _kernels().gradients_of_weights[len(partials),](
-        grads, inputs, partials, num_edges * inputs.shape[1], STRIDE=grads.shape[2], WIDTH=CHANNELS if part else 2 * CHANNELS,
-        CHANNELS=CHANNELS, PART=part, PARTS=partials.shape[1], PRECISION=PRECISION, ROWS=launch.num_rows,
-        num_warps=launch.num_warps, num_stages=launch.num_stages,
-    )  # fmt: skip
-
-
-def _of_parameters(sums: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """From ``[scale, shift and the two layers of the update, channels + 1, channels]``, the last row of each for its bias."""
-    weights, biases = sums[:, :-1], sums[:, -1]
-    grads = [weights[:2].flatten(0, 1), biases[:2].flatten()]
-    for weight, bias in zip(weights[2:], biases[2:], strict=True):
-        grads += [weight, bias]
+def _of_parameters(sums: list[Tensor], parameters: list[Tensor]) -> list[Tensor]:
+    """From ``[2, channels + 1, channels]`` of scale and shift, and of the two layers of the update, if there is one."""
+    grads = [sums[0][:, :-1].flatten(0, 1), sums[0][:, -1].flatten()]
+    for of_layer in (layer for part in sums[1:] for layer in part):
+        grads += [of_layer[:-1], of_layer[-1]]
     return [grad.to(parameter.dtype) for grad, parameter in zip(grads, parameters, strict=True)]
 
 
-def _tiling(kernel: str, channels: int, *, num_graphs: int) -> tuple[int, dict[str, Any]]:
+def _tiling(kernel: str, channels: int, *, num_nodes: int, num_edges: int, num_graphs: int) -> tuple[int, dict[str, Any]]:
     """Tiles that cover the graphs, and the options of a launch; the widest tile that wastes no more than an eighth."""
+    import triton.language as tl
+
     launch = LAUNCHES[kernel][channels]
     widths = [1 << power for power in range(launch.num_graphs.bit_length())]
     width = max(width for width in widths if 8 * width * -(-num_graphs // width) <= 9 * num_graphs)
+    while width > LEAST_GRAPHS and num_nodes * -(-num_graphs // width) < launch.num_programs:
+        width //= 2
     options: dict[str, Any] = {"SLOTS": launch.num_rows // width, "GRAPHS": width, "num_warps": launch.num_warps}
+    # of an edge no tensor has more than two vectors, and of a node no more than four
+    largest = num_graphs * channels * max(2 * num_edges, 4 * num_nodes)
+    options["INDEX"] = tl.int32 if largest < MOST_IN_INT32 else tl.int64
     if launch.max_registers:
         options["maxnreg"] = launch.max_registers
     if kernel == "sums_by_source":

@@ -8,49 +8,19 @@ the same bits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from baselines.kernels.attention import in_format, operands
-from baselines.kernels.usable import is_usable
+from baselines.kernels.attention import operands
+from baselines.kernels.launches import PAIR_TILES as TILES
+from baselines.kernels.launches import PairTiles as Tiles
+from baselines.kernels.sums import sum_of_parts
+from baselines.kernels.usable import in_format, is_usable
 
 MOST_HELD = 2**14
 """Bytes of a weight's matrix up to which a program keeps those of both blocks in shared memory."""
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How the work is cut: (pairs at a time, warps) of each program.
-
-    Args:
-        forward: Of the forward pass.
-        blocks: Of the backward pass through both blocks.
-        pairs: Of the gradients of pairs and of the weights with which they enter.
-        weights: Of the other weights' gradients: (pairs, hidden channels, warps).
-        programs: Programs that each of these is dealt out to, at most.
-        stages: Steps of a loop whose loads are under way together.
-    """
-
-    forward: tuple[int, int]
-    blocks: tuple[int, int]
-    pairs: tuple[int, int]
-    weights: tuple[int, int, int]
-    programs: int = 528
-    stages: int = 2
-
-
-TILES = {
-    (16, 2): Tiles(forward=(64, 4), blocks=(64, 4), pairs=(64, 4), weights=(64, 32, 4)),
-    (16, 4): Tiles(forward=(64, 4), blocks=(64, 4), pairs=(64, 4), weights=(64, 32, 4)),
-    (32, 2): Tiles(forward=(64, 4), blocks=(32, 4), pairs=(64, 4), weights=(64, 32, 4)),
-    (32, 4): Tiles(forward=(32, 4), blocks=(32, 8), pairs=(32, 4), weights=(32, 32, 4), stages=1),
-    (64, 2): Tiles(forward=(32, 4), blocks=(32, 8), pairs=(64, 4), weights=(64, 32, 4)),
-    (64, 4): Tiles(forward=(32, 8), blocks=(32, 8), pairs=(32, 8), weights=(64, 32, 4), stages=1),
-}
-"""The tiles, by the channels of a pair and the bytes of a number."""
 
 
 class PairWeights(NamedTuple):
@@ -192,7 +162,7 @@ def _grad_blocks(given: tuple[Tensor, ...], grad_out: Tensor, ctx: Any) -> tuple
         *(*given, grad_out, *found, grad_vectors, num_pairs, pairs.shape[1], ctx.dropout),
         **{"ROWS": rows, "num_warps": warps, **ctx.blocks, **ctx.sizes},
     )
-    return found, grad_vectors.sum(0)
+    return found, sum_of_parts(grad_vectors)
 
 
 def _grad_weights(found: _Found, weights: PairWeights, ctx: Any) -> Tensor:
@@ -206,7 +176,7 @@ def _grad_weights(found: _Found, weights: PairWeights, ctx: Any) -> Tensor:
         *(grad_weights, num_pairs),
         **{"ROWS": rows, "CHUNK": chunk, "num_warps": warps, **ctx.sizes},
     )
-    return grad_weights.sum(0)
+    return sum_of_parts(grad_weights)
 
 
 def _grad_pairs(pairs: Tensor, inner0: Tensor, found: _Found, ctx: Any) -> tuple[Tensor, Tensor]:
@@ -220,7 +190,7 @@ def _grad_pairs(pairs: Tensor, inner0: Tensor, found: _Found, ctx: Any) -> tuple
         *(pairs, inner0, found.grad_sum, found.grad_hidden, grad_pairs, grad_weights, num_pairs, pairs.shape[1]),
         **{"ROWS": rows, "num_warps": warps, **ctx.sizes},
     )
-    return grad_pairs, grad_weights.sum(0).T
+    return grad_pairs, sum_of_parts(grad_weights).T
 
 
 def _grad_ends(grad_hidden: Tensor, sources: Tensor, ctx: Any) -> tuple[Tensor, Tensor]:

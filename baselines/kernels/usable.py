@@ -25,3 +25,11 @@ def is_usable(tensor: Tensor) -> bool:
     """
     on_device = tensor.is_cuda or os.environ.get("NGBENCH_INTERPRET_KERNELS") == "1"
     return tensor.dtype in (torch.float32, torch.bfloat16) and on_device and _has_triton()
+
+
+def in_format(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in the number format that autocast asked for around; as they are without it."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]

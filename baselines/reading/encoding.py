@@ -526,6 +526,8 @@ class Encoder(nn.Module):
         self.operation = nn.Parameter(torch.randn(len(vocabulary.operations), edge_channels))
         self.depth = nn.Parameter(torch.randn(3 if config.mixed and config.positions else 0, node_channels))
 
+        # summed up by columns, or read by kernels, before anything is rounded
+        self.unrounded = tuple(layer for layer in self.edges.modules() if isinstance(layer, nn.Linear))
         self.probes = probes
         self.probed = None if probes is None else nn.Linear(probes.num_probes, node_channels)
 

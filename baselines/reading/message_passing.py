@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baselines.kernels.sums import column_sums
+from baselines.kernels.usable import in_format
 from ngbench.graph import Topology
 from ngbench.graph.neural_graph import edge_index
 
@@ -542,15 +544,7 @@ class Aggregate(torch.autograd.Function):
         """From scale and shift ``[edges, graphs, 2 channels]`` and ends ``[edges, graphs, channels]``."""
         scale, shift = film.chunk(2, -1)
         messages = torch.addcmul(shift, scale, ends)
-        out = messages.new_zeros(wiring.num_nodes, messages.shape[1], 4, messages.shape[2])
-        for nodes, runs in wiring.receivers:
-            block = _received(messages, nodes, runs)
-            mean, least, most, deviation = out[nodes].unbind(2)
-            torch.mean(block, 1, out=mean)
-            torch.amin(block, 1, out=least)
-            torch.amax(block, 1, out=most)
-            variance = (block - mean.unsqueeze(1)).square_().mean(1)
-            torch.sqrt(functional.threshold(variance, SMALLEST_VARIANCE, 0), out=deviation)
+        out = _aggregated(messages, wiring)
         ctx.save_for_backward(film, ends, messages, out)
         ctx.wiring = wiring
         return out.flatten(2)
@@ -559,26 +553,91 @@ class Aggregate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Extremes pass their gradient to the edges that attain them, in equal parts."""
         film, ends, messages, out = ctx.saved_tensors
-        grad = grad.unflatten(2, (4, -1))
-        grad_messages = torch.empty_like(messages)
-        grad_messages[ctx.wiring.num_real_edges :] = 0
-        for nodes, runs in ctx.wiring.receivers:
-            block, grad_block = _received(messages, nodes, runs), _received(grad_messages, nodes, runs)
-            mean, least, most, deviation = out[nodes].unbind(2)
-            grad_mean, grad_least, grad_most, grad_deviation = grad[nodes].unbind(2)
-            # d deviation / d message = (message - mean) / (degree · deviation), and nothing where the deviation counts as zero
-            variance = deviation.square().clamp_(min=SMALLEST_VARIANCE)
-            slope = grad_deviation * deviation / variance.mul_(block.shape[1])
-            base = torch.addcmul(grad_mean / block.shape[1], mean, slope, value=-1)
-            torch.addcmul(base.unsqueeze(1), block, slope.unsqueeze(1), out=grad_block)
-            for extreme, grad_extreme in ((least, grad_least), (most, grad_most)):
-                attained = torch.eq(block, extreme.unsqueeze(1), out=torch.empty_like(block))
-                grad_block.addcmul_(attained, (grad_extreme / attained.sum(1)).unsqueeze(1))
-            if len(runs) > 1:
-                parts = [_by_target(grad_messages, run, nodes) for run in runs]
-                torch.split_with_sizes_copy(grad_block, [part.shape[1] for part in parts], 1, out=parts)
+        grad_messages = _through_aggregate(grad, messages, out, ctx.wiring, torch.empty_like(messages))
         scale = film.chunk(2, -1)[0]
         return torch.cat([grad_messages * ends, grad_messages], -1), grad_messages * scale, None
+
+
+class AggregateOfEdges(torch.autograd.Function):
+    """`Aggregate` with scale and shift ``linear(edges)``, which are computed again in the backward pass instead of kept."""
+
+    @staticmethod
+    def forward(ctx: Any, edges: Tensor, ends: Tensor, weight: Tensor, bias: Tensor, wiring: Wiring | FlatWiring) -> Tensor:
+        """From edges and ends, ``[edges, graphs, channels]``."""
+        scale, shift = functional.linear(edges, weight, bias).chunk(2, -1)
+        out = _aggregated(torch.addcmul(shift, scale, ends), wiring)
+        ctx.save_for_backward(edges, ends, weight, bias, out)
+        ctx.wiring = wiring
+        return out.flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As `Aggregate`, and through the linear layer."""
+        edges, ends, weight, bias, out = ctx.saved_tensors
+        scale, shift = functional.linear(edges, weight, bias).chunk(2, -1)
+        messages = torch.addcmul(shift, scale, ends)
+        grad_film = edges.new_empty(*edges.shape[:2], 2 * messages.shape[2])
+        grad_scale, grad_shift = grad_film.chunk(2, -1)
+        _through_aggregate(grad, messages, out, ctx.wiring, grad_shift)
+        torch.mul(grad_shift, ends, out=grad_scale)
+        rows = grad_film.flatten(0, 1)
+        grad_weight = rows.T @ edges.flatten(0, 1)
+        return grad_film @ weight, grad_shift * scale, grad_weight, column_sums(rows), None
+
+
+class LinearOfSiLU(torch.autograd.Function):
+    """``linear(silu(vectors))``, which keeps nothing but the vectors."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """On ``[edges, graphs, channels]``."""
+        ctx.save_for_backward(vectors, weight)
+        return functional.linear(functional.silu(vectors), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Of vectors, weight and bias."""
+        vectors, weight = ctx.saved_tensors
+        rows = grad.flatten(0, 1)
+        grad_weight = rows.T @ functional.silu(vectors).flatten(0, 1)
+        grad_vectors = torch.ops.aten.silu_backward(grad @ weight, vectors)
+        return grad_vectors, grad_weight, column_sums(rows)
+
+
+def _aggregated(messages: Tensor, wiring: Wiring | FlatWiring) -> Tensor:
+    """What `Aggregate` gives of messages ``[edges, graphs, channels]``, ``[nodes, graphs, 4, channels]``."""
+    out = messages.new_zeros(wiring.num_nodes, messages.shape[1], 4, messages.shape[2])
+    for nodes, runs in wiring.receivers:
+        block = _received(messages, nodes, runs)
+        mean, least, most, deviation = out[nodes].unbind(2)
+        torch.mean(block, 1, out=mean)
+        torch.amin(block, 1, out=least)
+        torch.amax(block, 1, out=most)
+        variance = (block - mean.unsqueeze(1)).square_().mean(1)
+        torch.sqrt(functional.threshold(variance, SMALLEST_VARIANCE, 0), out=deviation)
+    return out
+
+
+def _through_aggregate(grad: Tensor, messages: Tensor, out: Tensor, wiring: Wiring | FlatWiring, grad_messages: Tensor) -> Tensor:
+    """The gradient of the messages, written to the last tensor, from that of `_aggregated`'s result."""
+    grad = grad.unflatten(2, (4, -1))
+    grad_messages[wiring.num_real_edges :] = 0
+    for nodes, runs in wiring.receivers:
+        block, grad_block = _received(messages, nodes, runs), _received(grad_messages, nodes, runs)
+        mean, least, most, deviation = out[nodes].unbind(2)
+        grad_mean, grad_least, grad_most, grad_deviation = grad[nodes].unbind(2)
+        # d deviation / d message = (message - mean) / (degree · deviation), and nothing where the deviation counts as zero
+        variance = deviation.square().clamp_(min=SMALLEST_VARIANCE)
+        slope = grad_deviation * deviation / variance.mul_(block.shape[1])
+        base = torch.addcmul(grad_mean / block.shape[1], mean, slope, value=-1)
+        torch.addcmul(base.unsqueeze(1), block, slope.unsqueeze(1), out=grad_block)
+        for extreme, grad_extreme in ((least, grad_least), (most, grad_most)):
+            attained = torch.eq(block, extreme.unsqueeze(1), out=torch.empty_like(block))
+            grad_block.addcmul_(attained, (grad_extreme / attained.sum(1)).unsqueeze(1))
+        if len(runs) > 1:
+            parts = [_by_target(grad_messages, run, nodes) for run in runs]
+            torch.split_with_sizes_copy(grad_block, [part.shape[1] for part in parts], 1, out=parts)
+    return grad_messages
 
 
 def _received(messages: Tensor, nodes: slice, runs: tuple[slice, ...]) -> Tensor:
@@ -595,6 +654,14 @@ class Linear(nn.Linear):
         return product(input, self.weight, self.bias)
 
 
+class PlainLinear(nn.Linear):
+    """`torch.nn.Linear` by `linear`, on ``[..., channels]``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., channels]`` to the same."""
+        return linear(input, self.weight, self.bias)
+
+
 def product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``functional.linear`` on ``[rows, graphs, channels]``.
 
@@ -604,7 +671,31 @@ def product(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     if vectors.shape[1] == 1 and len(vectors) % FLAT_ROWS == 0:
         return product(vectors.reshape(-1, FLAT_ROWS, vectors.shape[-1]), weight, bias).reshape(len(vectors), 1, -1)
-    return Convolution.apply(vectors, weight, bias) if _convolves(vectors) else functional.linear(vectors, weight, bias)
+    return Convolution.apply(vectors, weight, bias) if _convolves(vectors) else linear(vectors, weight, bias)
+
+
+def linear(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``functional.linear`` on ``[..., channels]``; on a CUDA device the gradient of the bias is one of `column_sums`."""
+    if bias is None or not vectors.is_cuda or not torch.is_grad_enabled():
+        return functional.linear(vectors, weight, bias)
+    return LinearWithSums.apply(*in_format(vectors, weight, bias))
+
+
+class LinearWithSums(torch.autograd.Function):
+    """A linear layer, see `linear`."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``vectors @ weight.T + bias``."""
+        ctx.save_for_backward(vectors, weight)
+        return functional.linear(vectors, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Of vectors, weight and bias."""
+        vectors, weight = ctx.saved_tensors
+        rows, grad_vectors = grad.flatten(0, -2), grad @ weight if ctx.needs_input_grad[0] else None
+        return grad_vectors, rows.T @ vectors.flatten(0, -2), column_sums(rows)
 
 
 def product_alone(vectors: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

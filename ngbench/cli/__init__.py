@@ -14,9 +14,11 @@ from ngbench import __version__
 from ngbench.cli.audit import audit
 from ngbench.cli.bench import bench
 from ngbench.cli.graph import graph
+from ngbench.cli.leaderboard import leaderboard
 from ngbench.cli.protocol import protocol
 from ngbench.cli.report import report
 from ngbench.cli.run import evaluate, run
+from ngbench.cli.submit import submit, validate
 from ngbench.cli.use import merge, predict, search
 from ngbench.cli.zoo import zoo
 from ngbench.errors import NgbenchError
@@ -65,5 +67,5 @@ def main() -> None:
     """
 
 
-for command in (run, evaluate, report, audit, predict, search, merge, protocol, zoo, graph, bench):
+for command in (run, evaluate, report, audit, predict, search, merge, protocol, zoo, graph, bench, submit, validate, leaderboard):
     main.add_command(command)

@@ -67,7 +67,7 @@ def bench(
     from ngbench.cli.run import parse_settings
     from ngbench.evaluation.plots import draw_growth
     from ngbench.evaluation.protocol import checked_device
-    from ngbench.evaluation.speed import Wanted, plan
+    from ngbench.evaluation.speed.tables import Wanted, plan
     from ngbench.graph.drawing import check_path
 
     if picture is not None:
@@ -109,9 +109,9 @@ def _run(jobs: Sequence[Any], *, quiet: bool) -> dict[str, list[Any]]:
 
 
 def _print_json(results: Mapping[str, Sequence[Any]], device: str) -> None:
-    from ngbench.evaluation.configurations import reference_code
     from ngbench.evaluation.environment import current_environment
-    from ngbench.evaluation.speed import record
+    from ngbench.evaluation.speed.configurations import reference_code
+    from ngbench.evaluation.speed.tables import record
 
     content = {"environment": current_environment(device).model_dump(mode="json"), "authors_code": reference_code().model_dump()}
     click.echo(json.dumps({**content, **{name: [record(row) for row in rows] for name, rows in results.items()}}, indent=2))

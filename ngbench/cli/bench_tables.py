@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ngbench.cli.screen import console, size, table
-from ngbench.evaluation.bench import BenchmarkResult
-from ngbench.evaluation.cell import CellResult, Rate
-from ngbench.evaluation.configurations import device_kind, reference_code
 from ngbench.evaluation.environment import current_environment
-from ngbench.evaluation.speed import READING, TABLES, authors_growth_s, compare
+from ngbench.evaluation.speed.benchmarks import BenchmarkResult
+from ngbench.evaluation.speed.cell import CellResult, Rate
+from ngbench.evaluation.speed.configurations import device_kind, reference_code
+from ngbench.evaluation.speed.tables import READING, TABLES, authors_growth_s, compare
 
 MOST_LOADING = 0.05
 """Share of a training step from which on the making of batches is shown in red."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ngbench.cli.options import images_option
+from ngbench.cli.sealed import export_test_inputs
 
 if TYPE_CHECKING:
-    from ngbench.store import Reevaluation, Zoo
+    from ngbench.progress import Stages
+    from ngbench.store import PublishedZoo, Reevaluation, Zoo
 
 # one image in a thousand that falls on a rounding error
 _SMALL_DEVIATION = 0.001
@@ -37,12 +39,37 @@ def _card_of(name: str, card: Path | None) -> Path | None:
 @click.command("export")
 @click.argument("name")
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder to write; new or empty.")
+@click.option(
+    "--test-inputs",
+    is_flag=True,
+    help="Write the test networks of a task and their scrambled copies alone, without answers; --to is then a .npz or .parquet.",
+)
+@click.option("--task", default=None, help="Task that asks about the test networks.  [default: generalization]")
+@click.option("--split", default=None, help="Split of the test networks.  [default: the task's own]")
+@click.option("--target", default=None, help="Column that is asked about.  [default: the first of the task]")
 @_CARD
 @click.option(
     "--shard-mb", type=click.IntRange(min=1), default=256, show_default=True, help="Values of a Parquet file, in MiB, at most."
 )
-def export_zoo(name: str, folder: Path, card: Path | None, shard_mb: int) -> None:
-    """Write a zoo as a Hugging Face dataset folder: Parquet, dataset card, Croissant metadata."""
+def export_zoo(
+    name: str,
+    folder: Path,
+    test_inputs: bool,
+    task: str | None,
+    split: str | None,
+    target: str | None,
+    card: Path | None,
+    shard_mb: int,
+) -> None:
+    """Write a zoo as a Hugging Face dataset folder: Parquet, dataset card, Croissant metadata.
+
+    With --test-inputs, write a plain file for methods that are written without ngbench; ngbench submit takes what they say.
+    """
+    if test_inputs:
+        export_test_inputs(name, folder, task=task or "generalization", split=split, target=target)
+        return
+    if task or split or target:
+        raise click.UsageError("--task, --split and --target choose test networks; they go with --test-inputs alone")
     from ngbench.cli.screen import console, progress_stages
     from ngbench.store import open_zoo
     from ngbench.store.hub import export_dataset
@@ -102,37 +129,64 @@ def import_zoo(name: str | None, source: Path, out: Path | None, limit: int | No
     default=None,
     help="Folder of the downloaded files of a published zoo.  [default: NAME-files]",
 )
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Fetch only so many networks of a published zoo that is fetched network by network (model-j-...).",
+)
 @images_option("none: nothing that is recorded is measured again")
 @_OUT
-def download(name: str, folder: Path | None, out: Path | None) -> None:
+def download(name: str, folder: Path | None, limit: int | None, out: Path | None) -> None:
     """Download a published zoo from its authors and convert it, or a zoo from the Hugging Face Hub (or HF_ENDPOINT).
 
-    Goes on where it was interrupted. Networks of a published zoo are tested again as by `import`.
+    Goes on where it was interrupted. Networks of a published zoo are tested again as by `import`. A zoo that is too large for
+    this is fetched network by network, and what is fetched is removed once it is converted.
     """
     from ngbench.cli.run import INTERRUPTED
     from ngbench.cli.screen import progress_stages
+    from ngbench.store import PUBLISHED
 
     found: list[Reevaluation] = []
-    if "://" in name and folder is not None:
+    published = None if "://" in name else PUBLISHED[name]
+    streamed = published is not None and published.hub_models is not None
+    if folder is not None and (published is None or streamed):
         raise click.UsageError("--to is for published zoos; a zoo from the Hub is kept beside --out until it is complete")
+    if limit is not None and not streamed:
+        raise click.UsageError("--limit is for zoos that are fetched network by network; use it with `zoo import` for others")
     try:
         with progress_stages() as stages:
-            if "://" in name:
-                from ngbench.store.hub import download as download_dataset
-
-                made = download_dataset(name, out, progress=stages("importing"))
-            else:
-                from ngbench.store import PUBLISHED, download_zoo
-                from ngbench.store import import_zoo as import_published
-
-                published = PUBLISHED[name]
-                fetched = download_zoo(published, folder or Path(f"{name}-files"), stages=stages)
-                path = out or Path(f"{name}-v{published.version}.h5")
-                made = import_published(published, fetched, path, progress=stages(f"converting {name}"), prove=found.append)
+            made = _downloaded(name, published, out, folder=folder, limit=limit, stages=stages, found=found)
     except KeyboardInterrupt:
         click.secho("interrupted: what is downloaded is kept; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None
     _tell(made, found)
+
+
+def _downloaded(
+    name: str,
+    published: PublishedZoo | None,
+    out: Path | None,
+    *,
+    folder: Path | None,
+    limit: int | None,
+    stages: Stages,
+    found: list[Reevaluation],
+) -> Zoo:
+    if published is None:
+        from ngbench.store.hub import download as download_dataset
+
+        return download_dataset(name, out, progress=stages("importing"))
+    path = out or Path(f"{name}-v{published.version}.h5")
+    if published.hub_models is not None:
+        from ngbench.store.hub import stream_zoo
+
+        return stream_zoo(published, path, limit=limit, progress=stages(f"streaming {name}"))
+    from ngbench.store import download_zoo
+    from ngbench.store import import_zoo as import_published
+
+    fetched = download_zoo(published, folder or Path(f"{name}-files"), stages=stages)
+    return import_published(published, fetched, path, progress=stages(f"converting {name}"), prove=found.append)
 
 
 def _tell(made: Zoo, found: Sequence[Reevaluation]) -> None:

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ngbench.evaluation.suite import SuiteCell
-    from ngbench.evaluation.suite_run import State
+    from ngbench.evaluation.suite.cells import SuiteCell
+    from ngbench.evaluation.suite.running import State
 
 SIGNS = {"waiting": "·", "running": "…", "done": "✓", "not applicable": "—", "left out": "○", "failed": "✗"}
 STYLES = {"waiting": "dim", "running": "cyan", "done": "green", "not applicable": "dim", "left out": "dim", "failed": "bold red"}

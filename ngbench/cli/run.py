@@ -162,8 +162,8 @@ def _run_suite(
     from ngbench.cli.overview import live_overview
     from ngbench.cli.screen import console
     from ngbench.evaluation.protocol import checked_device
-    from ngbench.evaluation.suite import Suite
-    from ngbench.evaluation.suite_run import Runner
+    from ngbench.evaluation.suite.cells import Suite
+    from ngbench.evaluation.suite.running import Runner
     from ngbench.evaluation.tables import as_markdown, questions, write_tables
 
     extra = [option for option, value in given.items() if value is not None]
@@ -255,6 +255,9 @@ def _show(
     screen = console()
     results = list(found.values())
     screen.print()
+    if not first.is_scored:
+        _show_unscored(results, folders)
+        return
     made, listed = score_table(results, screen)
     screen.print(made)
     names = ", ".join(_sign(name) for name in listed)
@@ -285,6 +288,28 @@ def _show(
         screen.print(f"results  {folders[name] / 'result.json'}{more}", soft_wrap=True)
 
 
+def _show_unscored(results: Sequence[Result], folders: Mapping[str, Path]) -> None:
+    """What can be said of runs whose answers the host of the zoo keeps."""
+    from ngbench.cli.screen import console
+    from ngbench.evaluation.tables import shown_shift
+
+    screen, first = console(), results[0]
+    asked = f"{first.task}{'' if first.target is None else f' of {first.target}'} on {first.zoo} v{first.zoo_version}"
+    screen.print(
+        f"{asked}: {first.seeds[0].num_test:,} test networks, whose answers the zoo withholds: its host scores", soft_wrap=True
+    )
+    screen.print()
+    screen.print(cost_table(results))
+    screen.print()
+    for result in results:
+        val = [seed.val_score for seed in result.seeds if seed.val_score is not None]
+        known = [f"on the val split {sum(val) / len(val):.3f}"] if val else []
+        known += [] if result.mean_shift is None else [f"shift {shown_shift(result.mean_shift)}"]
+        screen.print(f"{short_name(result.method)}: {', '.join(known) or 'no score'}", soft_wrap=True)
+        screen.print(f"predictions  {folders[result.method]}", soft_wrap=True)
+    screen.print(f"to hand them in: ngbench submit {' '.join(str(folders[r.method]) for r in results)}", soft_wrap=True)
+
+
 def _print_notes(task: Task, results: Sequence[Result]) -> None:
     """What sets results apart from the protocol, in a dim line."""
     from ngbench.cli.screen import console
@@ -308,14 +333,14 @@ def score_table(results: Sequence[Result], screen: Console) -> tuple[Table, list
 def _scores(results: Sequence[Result], listed: Sequence[str]) -> Table:
     """The table of some metrics, the primary one first; no number is cut."""
     from ngbench.cli.screen import table
-    from ngbench.evaluation.tables import FOREIGN, is_foreign
+    from ngbench.evaluation.tables import FOREIGN, is_foreign, shown_shift
     from ngbench.tasks import TASKS
 
     first = results[0]
     several, moves = len(first.seeds) > 1, any(result.mean_shift is not None for result in results)
     is_short = len(TASKS[first.task].metrics) <= 5
     heads = [_sign(name).split()[-1] if is_short else _sign(name) for name in listed]
-    spread = "± std" if several else f"[{first.interval.confidence:.0%}]"
+    spread = "± std" if several or first.interval is None else f"[{first.interval.confidence:.0%}]"
     count = f"{len(first.seeds)} seeds" if several else f"seed {first.seeds[0].seed}"
     split = "" if first.split == "default" else f", {first.split}"
     target = "" if first.target is None else f" of {first.target}"
@@ -329,9 +354,9 @@ def _scores(results: Sequence[Result], listed: Sequence[str]) -> Table:
     for result in _best_first(results):
         made.add_row(
             short_name(result.method),
-            _spread(result.scores[result.primary]) if several else _interval(result.interval),
+            _spread(result.scores[result.primary]) if several or result.interval is None else _interval(result.interval),
             f"{result.scrambled_scores[result.primary].mean:z.3f}",
-            *([_shift(result.mean_shift)] if moves else []),
+            *([shown_shift(result.mean_shift)] if moves else []),
             *(result.shown(name) for name in listed[1:]),
         )
     return made
@@ -343,7 +368,7 @@ def cost_table(results: Sequence[Result]) -> Table:
     from ngbench.evaluation.tables import memory
 
     made = table("method", "reads", "parameters", "training", "prediction", "memory", numbers_from=2)
-    for result in _best_first(results):
+    for result in _best_first(results) if results[0].is_scored else results:
         seeds = result.seeds
         made.add_row(
             short_name(result.method),
@@ -359,12 +384,6 @@ def cost_table(results: Sequence[Result]) -> Table:
 def short_name(method: str) -> str:
     """A registered name as it is; of ``package.module:Class`` the class."""
     return method.rpartition(":")[2]
-
-
-def _shift(mean: float | None) -> str:
-    if mean is None:
-        return "—"
-    return "0" if mean == 0 else f"{mean:.3f}" if mean >= 0.0005 else f"{mean:.0e}"
 
 
 def _best_first(results: Sequence[Result]) -> list[Result]:
@@ -391,7 +410,13 @@ def _interval(interval: IntervalRecord, *, signed: bool = False) -> str:
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--zoo", default=None, help="The zoo file of the run, where it is not a released one.")
-def evaluate(folders: Sequence[Path], zoo: str | None) -> None:
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Answer file of a sealed zoo, for its host, beside --zoo with the public file.",
+)
+def evaluate(folders: Sequence[Path], zoo: str | None, answers: Path | None) -> None:
     """Score the saved predictions of finished runs again, and compare with what their results say.
 
     FOLDERS are run folders, such as runs/generalization/digits-cnn-v1/ng-gnn. Exits with 1 if a number differs.
@@ -401,10 +426,16 @@ def evaluate(folders: Sequence[Path], zoo: str | None) -> None:
     from ngbench.evaluation.rescoring import numbers_of
     from ngbench.store import open_zoo
 
+    if answers is not None and zoo is None:
+        raise ConfigError(f"--answers {answers} is given without --zoo; expected the public zoo file that was made with it")
     screen, differing = console(), 0
+    opened = open_zoo(zoo, answers=answers) if zoo else None
     for folder in folders:
-        result, differences = rescore(folder, zoo=open_zoo(zoo) if zoo else None)
-        screen.print(score_table([result], screen)[0])
+        result, differences = rescore(folder, zoo=opened)
+        if result.is_scored:
+            screen.print(score_table([result], screen)[0])
+        else:
+            screen.print(f"zoo {result.zoo} withholds the answers: its host scores, with --answers", soft_wrap=True)
         if not differences:
             screen.print(f"[green]all {numbers_of(result)} numbers of {folder} follow from its files[/green]", soft_wrap=True)
         for difference in differences:

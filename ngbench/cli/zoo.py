@@ -1,4 +1,4 @@
-"""``ngbench zoo``: list, info, generate, merge, verify, card, and the commands of `ngbench.cli.exchange`."""
+"""``ngbench zoo``: list, info, generate, merge, verify, card, and the commands of `ngbench.cli.exchange` and `.sealed`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from ngbench.cli.exchange import download, export_zoo, import_zoo, push
 from ngbench.cli.options import executor_option, images_option
+from ngbench.cli.sealed import seal
 from ngbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def info(name: str, column: str | None) -> None:
 
     opened = open_zoo(name)
     column = column or main_measurement(opened)
-    values = opened.metadata[column]
+    values = opened.metadata[column][~opened.withheld(column)]
     if values.dtype.kind not in "fiu":
         raise ConfigError(f"column {column!r} of zoo {opened.name!r} holds text; expected a --column of numbers")
     screen = console()
@@ -76,10 +77,17 @@ def info(name: str, column: str | None) -> None:
     for split in opened.splits:
         counts = ", ".join(f"{part} {len(opened.split(part, split)):,}" for part in ("train", "val", "test"))
         screen.print(f"split {split}: {counts} (no {opened.split_by or 'run'} is in two)")
+    if opened.info.withheld is not None:
+        kept_back = opened.info.withheld
+        screen.print(
+            f"withheld of the test networks of split {', '.join(kept_back.splits)}: {', '.join(kept_back.columns)}",
+            soft_wrap=True,
+        )
+        screen.print(f"the host's answer file has sha256 {kept_back.commitment}", soft_wrap=True)
     screen.print()
     made = table("column", "role", "values", "what it is", numbers_from=9)
     for key, description in opened.columns.items():
-        made.add_row(key, description.role, summary(opened.metadata[key]), description.description)
+        made.add_row(key, description.role, summary(opened.metadata[key][~opened.withheld(key)]), description.description)
     screen.print(made)
     screen.print()
     screen.print(f"[bold]{column}[/bold]")
@@ -190,5 +198,5 @@ def card(name: str, out: Path) -> None:
     console().print(f"{update_card(open_zoo(name), out) if is_zoo else update_outline(name, out)}", soft_wrap=True)
 
 
-for command in (export_zoo, import_zoo, download, push):
+for command in (export_zoo, import_zoo, download, push, seal):
     zoo.add_command(command)

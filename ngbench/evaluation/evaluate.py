@@ -100,6 +100,8 @@ def scores_of_run(exam: Exam, method: str, scored: Sequence[Scored], others: Map
         scored: One for each seed.
         others: The same of each method that it is compared with.
     """
+    if exam.is_withheld:
+        return {"scores": {}, "scrambled_scores": {}, "interval": None, "differences": {}}
     own = exam.resamples(method, scored)
     return {
         "scores": {name: Spread.of([found.scores[name] for found in scored]) for name in scored[0].scores},

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ngbench.errors import ConfigError, PredictionsError, SplitError
+from ngbench.errors import ConfigError, PredictionsError, SplitError, WithheldError
 from ngbench.evaluation.blinding import in_order, shown
 from ngbench.evaluation.predictions import Predictions
 from ngbench.loading import GraphDataset
@@ -27,7 +28,7 @@ class Scored:
     Args:
         values: ``[rows, ...]``.
         scrambled: The same for each orbit-scrambled copy of the test networks, ``[copies, rows, ...]``.
-        scores: Metrics of `values`, by name.
+        scores: Metrics of `values`, by name; empty where the zoo withholds the answers.
         scrambled_scores: Metrics of that copy on which the primary one is worst.
         shifts: How far what was said of each row moved, at most, when hidden neurons were permuted, ``[rows]``.
     """
@@ -56,6 +57,11 @@ class Exam(ABC):
         check_zoo(task, zoo)
         self.rows = zoo.split("test", name=task.split)
         self.classes = classes_of(task, zoo)
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether the zoo keeps answers back, so that its host alone can score what is said."""
+        return self.task.target is not None and bool(self.zoo.withheld(self.task.target)[self.rows].any())
 
     @property
     def clusters(self) -> np.ndarray:
@@ -127,19 +133,22 @@ class Exam(ABC):
         self.check(values)
         for copy in scrambled:
             self.check(copy)
+        shifts = np.max([self.shifts(values, copy) for copy in scrambled], axis=0)
+        if self.is_withheld:
+            return Scored(values, scrambled, {}, {}, shifts)
         copies = [self.scores(copy, values) for copy in scrambled]
         primary = self.task.primary
         worst = min(copies, key=lambda found: found[primary.name] if primary.higher_is_better else -found[primary.name])
-        shifts = np.max([self.shifts(values, copy) for copy in scrambled], axis=0)
         return Scored(values, scrambled, self.scores(values, scrambled[0]), worst, shifts)
 
 
 class PredictionExam(Exam):
     """Asks for the answer of each test network: a number, or the probability of each class."""
 
-    def __init__(self, task: Task, zoo: Zoo):
-        super().__init__(task, zoo)
-        self.targets = targets_of(task, zoo, self.rows, self.classes)
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """The answers, as of `targets_of`."""
+        return targets_of(self.task, self.zoo, self.rows, self.classes)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -182,9 +191,15 @@ def check_zoo(task: Task, zoo: Zoo) -> None:
 
     Raises:
         SplitError: The zoo lacks the target column.
+        WithheldError: It keeps back what the question itself takes.
         ConfigError: The column says which network it is, or holds text where a number is asked for.
     """
     if task.target is None:
+        if zoo.withheld("corpus").any():
+            raise WithheldError(
+                f"zoo {zoo.name!r} version {zoo.version} withholds 'corpus', by which task {task.name!r} pairs networks; "
+                "expected a zoo that tells it"
+            )
         return
     own = {column for columns in task.zoos.values() for column in columns}
     kinds = ("int", "float") if task.kind == "regression" else ("str", "int")
@@ -212,7 +227,9 @@ def classes_of(task: Task, zoo: Zoo) -> tuple[str, ...]:
     if task.kind not in ("classification", "retrieval") or task.target is None:
         return ()
     column = zoo.metadata[task.target]
-    found = {part: np.unique(column[zoo.split(part, name=task.split)]) for part in ("train", "val", "test")}
+    known = ~zoo.withheld(task.target)
+    rows = {part: zoo.split(part, name=task.split) for part in ("train", "val", "test")}
+    found = {part: np.unique(column[own[known[own]]]) for part, own in rows.items()}
     if len(found["train"]) < 2:
         raise SplitError(f"column {task.target!r} of zoo {zoo.name!r} has one value in training; expected two or more classes")
     for part, values in found.items():
@@ -230,7 +247,17 @@ def _some(values: Sequence[str], most: int = 4) -> str:
 
 
 def targets_of(task: Task, zoo: Zoo, rows: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Answers for some networks of a zoo: float64 ``[graphs]``, or the number of each class, int64 ``[graphs]``."""
+    """Answers for some networks of a zoo: float64 ``[graphs]``, or the number of each class, int64 ``[graphs]``.
+
+    Raises:
+        WithheldError: The zoo keeps some of them back.
+    """
+    withheld = int(zoo.withheld(task.target or "")[rows].sum())
+    if withheld:
+        raise WithheldError(
+            f"zoo {zoo.name!r} version {zoo.version} withholds {task.target!r} of {withheld} of {len(rows)} networks; its host "
+            "scores what is said of them: hand your predictions in, or name the answer file with --answers if you are the host"
+        )
     column = zoo.metadata[task.target or ""][rows]
     if not classes:
         return column.astype(np.float64)

@@ -21,9 +21,25 @@ from ngbench.store import Zoo
 from ngbench.tasks import TASKS, Task
 
 DECIDES_NOTHING = (
-    *("cli/", "cluster.py", "graph/drawing/", "evaluation/audit/", "evaluation/report/", "evaluation/use/"),
-    *("evaluation/plots.py", "evaluation/rescoring.py", "evaluation/suite", "evaluation/tables.py"),
-    *("store/card.py", "store/download.py", "store/hub/", "store/importing.py", "store/published/", "tasks/describe.py"),
+    "cli/",
+    "cluster.py",
+    "evaluation/audit/",
+    "evaluation/outside.py",
+    "evaluation/plots.py",
+    "evaluation/report/",
+    "evaluation/rescoring.py",
+    "evaluation/speed/",
+    "evaluation/suite/",
+    "evaluation/tables.py",
+    "evaluation/use/",
+    "graph/drawing/",
+    "store/answers.py",
+    "store/card.py",
+    "store/download.py",
+    "store/hub/",
+    "store/importing.py",
+    "store/published/",
+    "tasks/describe.py",
 )
 """Parts of ngbench that show what was measured, or measure something else."""
 

@@ -20,6 +20,7 @@ def networks_of(task: Task, zoo: Zoo, rows: np.ndarray, *, hidden: Collection[st
 
     Recipe columns hold no answer: the one that is asked about is left out. Where that is the activation, which stands in the
     topology, networks that differ in it alone have the same topology, and cannot be run. Programs give no input of a test part.
+    What the zoo keeps back of any network is left out of all.
 
     Args:
         task: About one target.
@@ -28,8 +29,9 @@ def networks_of(task: Task, zoo: Zoo, rows: np.ndarray, *, hidden: Collection[st
         hidden: Further columns that must not be told.
     """
     withheld = {task.target, *hidden}
+    kept_back = {*zoo.info.withheld.columns} if zoo.info.withheld else set()
     networks = GraphDataset.from_zoo(zoo, rows, parts=("train", "val"))
-    known = {name: column for name, column in networks.hyperparameters.items() if name not in withheld}
+    known = {name: column for name, column in networks.hyperparameters.items() if name not in withheld | kept_back}
     networks = dataclasses.replace(networks, hyperparameters=known)
     return networks.without_activations() if "activation" in withheld else networks
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ngbench.evaluation.cell import CellResult
 from ngbench.evaluation.evaluate import PREDICTIONS_FILE, seed_folder
 from ngbench.evaluation.exam import PredictionExam, Scored
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.result import Result
+from ngbench.evaluation.speed.cell import CellResult
 from ngbench.metrics import METRICS
 from ngbench.store import Zoo
 from ngbench.tasks import TASKS, Task
@@ -30,12 +30,12 @@ def draw_predictions(result: Result, zoo: Zoo, folder: Path) -> Path | None:
         folder: The run's folder; the picture is written into it.
 
     Returns:
-        Path of the PNG; None for a task whose answers are no numbers.
+        Path of the PNG; None for a task whose answers are no numbers, or withheld.
     """
     from matplotlib.figure import Figure
 
     task = TASKS[result.task].asked(zoo.name, split=result.split, target=result.target)
-    if task.kind != "regression":
+    if task.kind != "regression" or not result.is_scored:
         return None
     exam, seed = PredictionExam(task, zoo), result.seeds[0].seed
     scored = exam.score(Predictions.load(seed_folder(folder, seed) / PREDICTIONS_FILE))

@@ -6,9 +6,10 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -41,16 +42,15 @@ class Predictions:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with temporary.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    ids=np.array(self.ids, dtype=str),
-                    values=self.values,
-                    scrambled=self.scrambled,
-                    about=np.array(json.dumps({"format_version": FORMAT_VERSION, **self.about})),
-                )
+                self.write(file)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def write(self, file: BinaryIO) -> None:
+        """Writes what `save` writes into an open file."""
+        about = np.array(json.dumps({"format_version": FORMAT_VERSION, **self.about}))
+        np.savez_compressed(file, ids=np.array(self.ids, dtype=str), values=self.values, scrambled=self.scrambled, about=about)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -93,14 +93,22 @@ class Predictions:
         Raises:
             PredictionsError: A row is missing, extra, there twice, or not finite; the text counts and names some.
         """
+        self._refuse(self.faults(ids))
         order = self._order(ids)
-        if self.scrambled.shape[1:] != self.values.shape or len(self.scrambled) == 0:
-            raise PredictionsError(
-                f"scrambled predictions have shape {self.scrambled.shape}; expected copies of shape {self.values.shape}"
-            )
-        for copy in self.scrambled:
-            self._check("scrambled", copy)
         return self.values[order], self.scrambled[:, order]
+
+    def faults(self, ids: Sequence[str]) -> Iterator[str]:
+        """Everything for which `aligned` refuses them, a sentence each.
+
+        Args:
+            ids: Names of all rows that the task asks about.
+        """
+        yield from self._faults_of_values(ids)
+        if self.scrambled.shape[1:] != self.values.shape or self.scrambled.shape[:1] in ((), (0,)):
+            yield f"scrambled predictions have shape {self.scrambled.shape}; expected copies of shape {self.values.shape}"
+            return
+        for copy in self.scrambled:
+            yield from self._faults_of_column("scrambled", copy)
 
     def plain(self, ids: Sequence[str]) -> np.ndarray:
         """Values ``[rows, ...]`` in the order of the given ids, of a file that need not hold scrambled ones.
@@ -108,10 +116,21 @@ class Predictions:
         Raises:
             PredictionsError: As of `aligned`.
         """
+        self._refuse(self._faults_of_values(ids))
         return self.values[self._order(ids)]
 
+    @staticmethod
+    def _refuse(faults: Iterator[str]) -> None:
+        first = next(faults, None)
+        if first is not None:
+            raise PredictionsError(first)
+
     def _order(self, ids: Sequence[str]) -> np.ndarray:
-        """The row of each id, int64 ``[rows]``, of checked values."""
+        """The row of each id, int64 ``[rows]``."""
+        position = {id: row for row, id in enumerate(self.ids)}
+        return np.array([position[id] for id in ids], dtype=np.int64)
+
+    def _faults_of_values(self, ids: Sequence[str]) -> Iterator[str]:
         counts = Counter(self.ids)
         problems = {
             "missing": [id for id in ids if id not in counts],
@@ -120,28 +139,27 @@ class Predictions:
         }
         for problem, names in problems.items():
             if names:
-                raise PredictionsError(
+                yield (
                     f"{len(names)} {'row is' if len(names) == 1 else 'rows are'} {problem} ({_some(names)}); "
                     f"expected each of the {len(ids)} rows of the test split once, got {len(self.ids)} rows"
                 )
-        position = {id: row for row, id in enumerate(self.ids)}
-        self._check("values", self.values)
-        return np.array([position[id] for id in ids], dtype=np.int64)
+        yield from self._faults_of_column("values", self.values)
 
     @property
     def _whose(self) -> str:
         return f"method {self.about['method']!r}" if "method" in self.about else "an unnamed method"
 
-    def _check(self, name: str, column: np.ndarray) -> None:
+    def _faults_of_column(self, name: str, column: np.ndarray) -> Iterator[str]:
         if column.shape[:1] != (len(self.ids),) or column.dtype.kind not in "fiu":
-            raise PredictionsError(
+            yield (
                 f"{name} of the predictions of {self._whose} have type {column.dtype} and shape {column.shape}; "
                 f"expected numbers for {len(self.ids)} rows"
             )
-        finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
+            return
+        finite = np.isfinite(column).all(axis=tuple(range(1, column.ndim)))
         bad = [self.ids[row] for row in np.flatnonzero(~finite)]
         if bad:
-            raise PredictionsError(
+            yield (
                 f"{len(bad)} of the {name} are not finite ({_some(bad)}) in the predictions of {self._whose}; "
                 "expected finite numbers for all rows"
             )

@@ -65,6 +65,7 @@ def run(
 ) -> Result:
     """Fits and scores a method on a task, beside the task's trivial baselines and anchors.
 
+    Where the zoo withholds the answers for its test split, the result has predictions and no scores, and no baseline is run.
     A seed that was finished before with the same code, settings, zoo and device kind is not fitted again; one that was
     interrupted goes on from its last checkpoint.
 
@@ -127,7 +128,8 @@ def run_beside_baselines(
     bench = Bench.open(TASKS[task], zoo, split=split, target=target, out=Path(out), device=checked_device(device), stages=stages)
     if not info.any_architecture:
         bench.train.one_structure(reader=info.name)
-    others, missing = bench.measure_baselines(seeds, but=method)
+    # without scores there is nothing to compare
+    others, missing = ({}, {}) if bench.exam.is_withheld else bench.measure_baselines(seeds, but=method)
     entrant = bench.measure(method, settings or {}, seeds)
     results = [bench.report(entrant, others), *(bench.report(other, {}) for other in reversed(others.values()))]
     return Comparison(tuple(results), missing)

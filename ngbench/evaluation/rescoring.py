@@ -42,7 +42,11 @@ almost tied. Of the means that are reported one such turn moves the most sensiti
 
 FROM_FILES = ("val_score", "transfer", "scores", "scrambled_scores", "mean_shift", "largest_shift", "num_test")
 FROM_SEEDS = ("scores", "scrambled_scores", "interval", "differences")
-"""Fields of a seed and of a result that follow from files; the others say what was measured once, such as seconds."""
+FROM_ANSWERS = ("scores", "scrambled_scores", "interval", "transfer")
+"""Fields of a seed and of a result that follow from files; the others say what was measured once, such as seconds.
+
+Those of `FROM_ANSWERS` are empty where the zoo withholds the answers.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,12 @@ def rescore(folder: Path, *, zoo: Zoo | None = None) -> tuple[Result, list[Diffe
 
     Args:
         folder: Run folder; the baselines that it is compared with stand beside it.
-        zoo: The zoo, if it is not the released one that the result names.
+        zoo: The zoo, if it is not the released one that the result names; where it withholds answers, with these if they are
+            at hand.
 
     Returns:
-        The result as stored, and everything that differs.
+        The result as stored, with the scores that it lacks where the zoo given tells answers that were withheld from the run;
+        and everything that differs.
 
     Raises:
         ResultError: No readable result, or the zoo is not the one that it was made on.
@@ -92,7 +98,19 @@ def rescore(folder: Path, *, zoo: Zoo | None = None) -> tuple[Result, list[Diffe
             *(part for seed, own in zip(result.seeds, scored, strict=True) for part in _of_seed(folder, result, seed, own, exam)),
             *_of_run(folder, result, scored, exam),
         ]
+        if not result.is_scored and not exam.is_withheld:
+            found = [part for part in found if not any(name in FROM_ANSWERS for name in part.name.split())]
+            result = _completed(folder, result, scored, exam)
     return result, [part for part in found if not _is_same(part.stored, part.found, tolerance)]
+
+
+def _completed(folder: Path, result: Result, scored: Sequence[Scored], exam: Exam) -> Result:
+    """A result that was made without the answers, with what follows from these."""
+    seeds = tuple(
+        seed.model_copy(update=scores_of_seed(exam, own, seed_folder(folder, seed.seed)))
+        for seed, own in zip(result.seeds, scored, strict=True)
+    )
+    return result.model_copy(update={"seeds": seeds, **scores_of_run(exam, result.method, scored, {})})
 
 
 def tolerance_of(task: Task, zoo: Zoo) -> float:

@@ -101,7 +101,8 @@ class Result(_Record):
         seeds: One entry for each seed.
         scores: Mean and std over seeds, by metric.
         scrambled_scores: The same on the orbit-scrambled test split.
-        interval: Primary metric, mean over seeds, with its bootstrap interval over test networks and seeds.
+        interval: Primary metric, mean over seeds, with its bootstrap interval over test networks and seeds; None, and the scores
+            are empty, where the zoo withholds the answers.
         differences: Primary metric minus that of each baseline that has these seeds, paired over test networks.
         environment: Where it ran.
         created: Date and time of the run, UTC.
@@ -123,10 +124,15 @@ class Result(_Record):
     seeds: tuple[SeedResult, ...]
     scores: dict[str, Spread]
     scrambled_scores: dict[str, Spread]
-    interval: IntervalRecord
+    interval: IntervalRecord | None
     differences: dict[str, IntervalRecord]
     environment: Environment
     created: str
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it has scores; where the zoo withholds the answers its host alone can tell them."""
+        return self.interval is not None
 
     @property
     def mean_shift(self) -> float | None:

@@ -14,16 +14,16 @@ from ngbench.evaluation.functional import functional_distance
 from ngbench.loading import GraphDataset
 from ngbench.metrics import METRICS, Resamples
 from ngbench.metrics.retrieval import cosine_similarity, relevance
-from ngbench.store import Zoo
-from ngbench.tasks import RetrievalPlan, Task
+from ngbench.tasks import RetrievalPlan
 
 
 class RetrievalExam(Exam):
     """Asks for an embedding of each test network; the others, and the query's scrambled copy, are its gallery."""
 
-    def __init__(self, task: Task, zoo: Zoo):
-        super().__init__(task, zoo)
-        self.labels = targets_of(task, zoo, self.rows, self.classes)
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class of each test network, int64 ``[graphs]``."""
+        return targets_of(self.task, self.zoo, self.rows, self.classes)
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ngbench.evaluation.identity import run_folder
 from ngbench.evaluation.predictions import Predictions
 from ngbench.evaluation.protocol import check_question
 from ngbench.evaluation.result import Result, Spread
-from ngbench.evaluation.suite_run import State, by_question
+from ngbench.evaluation.suite.running import State, by_question
 from ngbench.metrics import Resamples, facts_of, tied_with_best
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task
@@ -219,9 +219,25 @@ def question(exam: Exam, answers: Mapping[str, Answers], reasons: Mapping[str, s
         reasons: Why others have none.
     """
     results = {name: found.result for name, found in answers.items()}
-    tied = _tied(exam.task, results, {name: exam.resamples(name, found.scored) for name, found in answers.items()})
-    rows = [Row(name, results[name], None, name in tied) for name in _in_order(exam.task, results)]
-    return Question(exam.task, exam.zoo.name, (*rows, *(Row(name, None, reason) for name, reason in reasons.items())))
+    resamples = {name: exam.resamples(name, found.scored) for name, found in answers.items()}
+    return ranked(exam.task, exam.zoo.name, results=results, resamples=resamples, reasons=reasons)
+
+
+def ranked(
+    task: Task, zoo: str, *, results: Mapping[str, Result], resamples: Mapping[str, Resamples], reasons: Mapping[str, str]
+) -> Question:
+    """The table of results, track by track, with those marked that are tied with the best.
+
+    Args:
+        task: About the zoo and target.
+        zoo: Name of the zoo.
+        results: By method.
+        resamples: Of their primary metric, of the same draws.
+        reasons: Why other methods have no result.
+    """
+    tied = _tied(task, results, resamples)
+    rows = [Row(name, results[name], None, name in tied) for name in _in_order(task, results)]
+    return Question(task, zoo, (*rows, *(Row(name, None, reason) for name, reason in reasons.items())))
 
 
 def _in_order(task: Task, results: Mapping[str, Result]) -> list[str]:
@@ -388,9 +404,16 @@ def shown_spread(found: Spread) -> str:
     return f"{found.mean:z.3f}" + (f" ± {found.std:.3f}" if found.std is not None else "")
 
 
+def shown_shift(mean: float | None) -> str:
+    """How far answers move when hidden neurons are permuted, as it is printed; a dash where that is not told."""
+    if mean is None:
+        return "—"
+    return "0" if mean == 0 else f"{mean:.3f}" if mean >= 0.0005 else f"{mean:.0e}"
+
+
 def interval(result: Result) -> str:
-    """Ends of the interval of the primary metric, as they are printed."""
-    return f"{result.interval.low:z.3f} … {result.interval.high:z.3f}"
+    """Ends of the interval of the primary metric, as they are printed; a dash where there is none."""
+    return "—" if result.interval is None else f"{result.interval.low:z.3f} … {result.interval.high:z.3f}"
 
 
 def memory(result: Result) -> str:

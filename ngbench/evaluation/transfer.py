@@ -83,7 +83,7 @@ def _embed(method: Any, networks: GraphDataset) -> np.ndarray:
 
 
 def transfer_scores(task: Task, zoo: Zoo, folder: Path) -> dict[str, float]:
-    """The primary metric of each probe whose predictions stand in the folder of a seed, by target.
+    """The primary metric of each probe whose predictions stand in the folder of a seed, by target, of those that are told.
 
     Raises:
         PredictionsError: A file does not fit the test split.
@@ -93,5 +93,6 @@ def transfer_scores(task: Task, zoo: Zoo, folder: Path) -> dict[str, float]:
         path = transfer_file(folder, target)
         if path.exists():
             exam = PredictionExam(task.asked(zoo.name, split=task.split, target=target), zoo)
-            found[target] = exam.score(Predictions.load(path)).scores[task.primary.name]
+            scores = exam.score(Predictions.load(path)).scores
+            found |= {} if exam.is_withheld else {target: scores[task.primary.name]}
     return found

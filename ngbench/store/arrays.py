@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from ngbench.errors import StoreFormatError
 TEXT = "text"
 # Below this the index of chunks costs more than compression saves.
 _COMPRESSED_FROM_BYTES = 4096
+# What is compressed together is read together, so this bounds what a reader of a few rows holds beside them; HDF5 takes no piece
+# of 4 GiB.
+PIECE_BYTES = 2**22
 COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
 
 
@@ -23,8 +27,13 @@ def write_array(file: h5py.File, path: str, array: np.ndarray) -> h5py.Dataset:
     if array.dtype.kind == "U":
         array = np.char.encode(array, "utf-8")
         array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
-    options = {**COMPRESSION, "chunks": array.shape} if array.nbytes >= _COMPRESSED_FROM_BYTES else {}
+    chunks = (min(len(array), _rows_a_piece(array)), *array.shape[1:])
+    options = {**COMPRESSION, "chunks": chunks} if array.nbytes >= _COMPRESSED_FROM_BYTES else {}
     return file.create_dataset(path, data=array, track_times=False, **options)
+
+
+def _rows_a_piece(array: np.ndarray | h5py.Dataset) -> int:
+    return max(1, PIECE_BYTES // max(1, array.dtype.itemsize * math.prod(array.shape[1:])))
 
 
 @contextmanager
@@ -79,6 +88,20 @@ def read_array(file: h5py.File, path: str, *, dtype: str, length: int | None) ->
     """
     array = find_dataset(file, path, dtype=dtype, shape=(length,))[()]
     return np.char.decode(array, "utf-8") if dtype == TEXT else array
+
+
+def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """Rows of a dataset in any order; text becomes a numpy array of str.
+
+    What it reads at a time is no more than `PIECE_BYTES` or one row, where the file was written in such pieces.
+    """
+    found: np.ndarray = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+    order = np.argsort(rows, kind="stable")
+    pieces = rows[order] // _rows_a_piece(dataset)
+    for members in np.split(order, np.flatnonzero(np.diff(pieces)) + 1) if len(rows) else ():
+        first, last = int(rows[members[0]]), int(rows[members[-1]])
+        found[members] = dataset[first : last + 1][rows[members] - first]
+    return np.char.decode(found, "utf-8") if h5py.check_string_dtype(dataset.dtype) else found
 
 
 def names_in(file: h5py.File, path: str) -> tuple[str, ...]:

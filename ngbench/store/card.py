@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ngbench.errors import CardError
+from ngbench.errors import CardError, WithheldError
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED
 from ngbench.store.splits import PARTS
@@ -43,8 +43,14 @@ def update_card(zoo: Zoo, folder: str | Path, *, column: str | None = None) -> P
         Path of the card.
 
     Raises:
+        WithheldError: The file withholds what a card tells.
         CardError: There is no such card, or it lacks the markers.
     """
+    if zoo.info.withheld is not None:
+        raise WithheldError(
+            f"zoo {zoo.name!r} version {zoo.version} withholds {', '.join(zoo.info.withheld.columns)} of its test networks; "
+            "expected the whole zoo to make a card of"
+        )
     path, column = Path(folder) / f"{zoo.name}.md", column or main_measurement(zoo)
     _check(path, (BEGIN, END))
     picture = draw_histogram(zoo, path.with_name(f"{zoo.name}-{column.replace('_', '-')}.png"), column=column)

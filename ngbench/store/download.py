@@ -24,7 +24,7 @@ _PIECE_BYTES = 2**18
 _HEADERS = {"User-Agent": "ngbench", "Accept-Encoding": "identity"}
 # too many requests, and faults of servers that pass
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
-# Redirects to files and FTP are refused: nothing but HTTP is opened.
+# Nothing but HTTP is opened, also where a server leads elsewhere: without a handler the answer is None.
 _OPENER = urllib.request.OpenerDirector()
 for _handler in (
     urllib.request.ProxyHandler,
@@ -33,7 +33,6 @@ for _handler in (
     urllib.request.HTTPDefaultErrorHandler,
     urllib.request.HTTPRedirectHandler,
     urllib.request.HTTPErrorProcessor,
-    urllib.request.UnknownHandler,
 ):
     _OPENER.add_handler(_handler())
 
@@ -50,7 +49,8 @@ def download_zoo(published: PublishedZoo, folder: str | Path, *, stages: Stages 
         The folder.
 
     Raises:
-        DownloadError: The zoo is offered to browsers alone, or as of `download`.
+        DownloadError: The zoo is offered to browsers alone, or network by network, or as of `download`.
+        HubError: The zoo is a dataset on the Hub, which does not have it, cannot be reached or refuses.
         ChecksumError: A file is not the one that is known.
         StoreWriteError: The disk is full.
     """
@@ -59,33 +59,31 @@ def download_zoo(published: PublishedZoo, folder: str | Path, *, stages: Stages 
             f"zoo {published.name!r} is offered to browsers alone: fetch its files from {published.home} "
             f"and run 'ngbench zoo import {published.name} --from FOLDER'"
         )
+    if published.hub_models is not None:
+        raise DownloadError(
+            f"zoo {published.name!r} is offered network by network, and never stands on the disk as published: run "
+            f"'ngbench zoo download {published.name}', or call ngbench.store.hub.stream_zoo"
+        )
     folder = Path(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for file in published.files:
         download(file, folder, progress=stages(f"downloading {file.name}"))
     if published.hub_dataset:
-        _download_dataset(published.hub_dataset, folder)
+        _download_dataset(published.hub_dataset, folder, progress=stages(f"downloading {published.hub_dataset}"))
     return folder
 
 
-def _download_dataset(name: str, folder: Path) -> None:
-    """The Parquet files of a dataset on the hub, by the hub's own client, which goes on where it was stopped.
+def _download_dataset(name: str, folder: Path, *, progress: Progress) -> None:
+    """The Parquet files of a dataset on the Hub, one after the other."""
+    # The Hub's client takes a second to load.
+    from ngbench.store.hub.client import commit_of
 
-    Raises:
-        DownloadError: The hub does not have it, or cannot be reached.
-    """
-    import huggingface_hub
-
-    try:
-        huggingface_hub.snapshot_download(name, repo_type="dataset", local_dir=folder, allow_patterns="*.parquet")
-    # The hub's own errors are errors of the system.
-    except (OSError, ValueError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise DownloadError(
-            f"dataset {name!r} does not come from the Hugging Face hub ({reason}); run again later, or fetch it by other means "
-            "and import it --from there"
-        ) from error
+    commit = commit_of(name)
+    paths = sorted(path for path in commit.files if path.endswith(".parquet"))
+    for done, path in enumerate(paths, start=1):
+        commit.fetch(path, folder)
+        progress(done, len(paths), path)
 
 
 def download(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ngbench.store.writer import ZooWriter
 
 _AT_ONCE = 1024
 _VALUES_AT_ONCE = 2**24
+_NOT_FINITE = "network {} has values that are not finite"
 
 
 def import_zoo(
@@ -58,20 +59,54 @@ def import_zoo(
     out = Path(out)
     if limit is not None and limit < 1:
         raise ForeignZooError(f"limit is {limit}; expected at least 1")
+    with unpacked(Path(source), beside=out) as folder:
+        architectures = convert(published, islice(published.read(folder), limit), out, source=source, progress=progress)
+    zoo = Zoo(out)
+    found = reevaluate(zoo, published, architectures) if prove is not None else None
+    if prove is not None and found is not None:
+        prove(found)
+    return zoo
+
+
+def convert(
+    published: PublishedZoo,
+    networks: Iterable[PublishedNetwork],
+    out: Path,
+    *,
+    source: str | Path,
+    progress: Progress = silent,
+) -> list[Architecture]:
+    """Writes networks of a published zoo to a zoo file; returns the architecture of each that it holds.
+
+    Args:
+        published: What they are.
+        networks: They, read one at a time.
+        out: The zoo file to write.
+        source: Where they come from, for the text of an error.
+        progress: Told the networks done.
+
+    Raises:
+        ForeignZooError: A network is not built as its architecture, or none is finite.
+        UnsupportedLayerError: An architecture has no graph.
+        StoreWriteError: The file cannot be written.
+    """
     info = ZooInfo(published.name, published.version, published.title, published.licence, published.citation)
-    with unpacked(Path(source), beside=out) as folder, ZooWriter(out, info, columns=published.columns) as writer:
+    with ZooWriter(out, info, columns=published.columns) as writer:
         converter = _Converter(published, writer)
-        for networks in _stacks(islice(published.read(folder), limit)):
-            converter.append(networks)
+        for alike in _stacks(networks):
+            converter.append(alike)
             progress(converter.num_networks, 0, f"{len(converter.topologies)} architectures")
         if not converter.num_networks:
             raise ForeignZooError(f"{str(source)!r} holds no finite network of zoo {published.name!r}; expected at least one")
         converter.add_splits()
-    zoo = Zoo(out)
-    found = reevaluate(zoo, published, converter.architectures) if prove is not None else None
-    if prove is not None and found is not None:
-        prove(found)
-    return zoo
+    return converter.architectures
+
+
+def reason_left_out(network: PublishedNetwork) -> str | None:
+    """Why a zoo file has no place for a network; None where it has."""
+    with np.errstate(over="ignore"):
+        finite = all(np.isfinite(values.astype(np.float32)).all() for values in network.parameters.values())
+    return None if finite else _NOT_FINITE.format(network.id)
 
 
 class _Converter:
@@ -93,7 +128,7 @@ class _Converter:
         rows = self._rows(networks)
         finite = np.asarray(np.isfinite(rows).all(axis=1))
         lost = [network for network, kept in zip(networks, finite, strict=True) if not kept]
-        self.writer.add_diverged((network.run_id, f"network {network.id} has values that are not finite") for network in lost)
+        self.writer.add_diverged((network.run_id, _NOT_FINITE.format(network.id)) for network in lost)
         networks = [network for network, kept in zip(networks, finite, strict=True) if kept]
         if not networks:
             return
@@ -129,7 +164,7 @@ class _Converter:
             ) from error
 
 
-def _stacks(networks: Iterator[PublishedNetwork]) -> Iterator[list[PublishedNetwork]]:
+def _stacks(networks: Iterable[PublishedNetwork]) -> Iterator[list[PublishedNetwork]]:
     """Runs of networks of one architecture and one form of parameters, cut where they would take too much memory."""
     stack: list[PublishedNetwork] = []
     form, num_values = None, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ def merge(
     out: str | Path,
     *,
     splits: Mapping[str, TransferSplit] | None = None,
+    diverged: Iterable[tuple[str, str]] = (),
     compressed: bool | None = None,
 ) -> Zoo:
     """Writes the networks of several zoo files into one, in the order of the files.
@@ -41,6 +42,7 @@ def merge(
         out: The file to write.
         splits: Further splits by rule, as of `ZooWriter`, which the parts must have. None for those of the recipe. Others that
             the parts have, which no rule decides, come along network by network.
+        diverged: Run id and reason of runs that gave no network, beside those of the files.
         compressed: As of `ZooWriter`.
 
     Raises:
@@ -61,6 +63,7 @@ def merge(
             check_content(zoo.path, zoo.seal)
             _append(writer, zoo)
             writer.add_diverged(zoo.diverged)
+        writer.add_diverged(diverged)
         for name in first.written_order("splits"):
             if name not in ("default", *further):
                 writer.add_split(name, np.concatenate([zoo.parts(name) for zoo in zoos]))

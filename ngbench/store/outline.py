@@ -117,6 +117,8 @@ def outline_of_family(family: str) -> str:
 
 
 def _way(zoo: PublishedZoo) -> str:
+    if zoo.hub_models is not None:
+        return "download (network by network), import"
     return "download, import" if zoo.is_downloadable else "import"
 
 

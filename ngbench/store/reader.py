@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from ngbench.errors import GraphError, SplitError, StoreFormatError, UnknownNameError
 from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.layout import split_rows
-from ngbench.store.arrays import TEXT, find_dataset, names_as_written, names_in, open_hdf5, read_array
+from ngbench.store.arrays import TEXT, find_dataset, names_as_written, names_in, open_hdf5, read_array, read_rows
 from ngbench.store.schema import COLUMN_TYPES, FUNCTIONAL_TYPE, SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, check_content, check_index, read_seal
 from ngbench.store.splits import PARTS
@@ -34,7 +34,8 @@ class Zoo:
     out are the caller's own: to change them changes nothing here. It pickles as its path, and no file stays open.
 
     Args:
-        path: A zoo file. It is hashed now, but for values beyond 64 MiB that are mapped into memory; `verify` hashes these.
+        path: A zoo file. It is hashed now, but for the values of a file beyond 64 MiB that are mapped into memory: one wrong bit
+            in these gives another number and no error, and only `verify` and `merge`, which read all of them, find it.
 
     Attributes:
         path: Absolute path of the file.
@@ -67,6 +68,10 @@ class Zoo:
             self.functional_names = names_in(file, "functional") if "functional" in file else ()
         if self.split_by is not None and self.split_by not in self.columns:
             raise self._inconsistent(f"attribute 'by' of '/splits/default' is {self.split_by!r}, which is no column")
+        withheld = self.info.withheld
+        unknown = {*withheld.splits} - {*self.splits} | {*withheld.columns} - {*self.columns} if withheld else ()
+        if unknown:
+            raise self._inconsistent(f"attribute 'withheld' names {', '.join(sorted(unknown))}, which is no split or column")
 
     def _read_models(self, file: h5py.File) -> None:
         self._ids = read_array(file, "models/id", dtype=TEXT, length=None)
@@ -170,13 +175,35 @@ class Zoo:
         return _Metadata(self)
 
     def _column(self, name: str) -> np.ndarray:
-        if name not in self.columns:
-            raise UnknownNameError(f"metadata column of zoo {self.name!r}", name, self.columns)
+        self._check_column(name)
         if name not in self._columns_read:
             with self._open() as file:
                 dtype = COLUMN_TYPES[self.columns[name].dtype]
                 self._columns_read[name] = read_array(file, f"metadata/{name}", dtype=dtype, length=len(self))
         return self._columns_read[name].copy()
+
+    def column(self, name: str, rows: slice | ArrayLike) -> np.ndarray:
+        """Some rows of a metadata column, ``[rows]``; unlike `metadata` it reads and keeps no others.
+
+        Args:
+            name: One of `columns`.
+            rows: A slice, positions or a mask.
+
+        Raises:
+            UnknownNameError: There is no such column.
+            StoreFormatError: The file cannot be read.
+        """
+        self._check_column(name)
+        places = self._places(rows)
+        if name in self._columns_read:
+            return self._columns_read[name][places]
+        with self._open() as file:
+            dtype = COLUMN_TYPES[self.columns[name].dtype]
+            return read_rows(find_dataset(file, f"metadata/{name}", dtype=dtype, shape=(len(self),)), places)
+
+    def _check_column(self, name: str) -> None:
+        if name not in self.columns:
+            raise UnknownNameError(f"metadata column of zoo {self.name!r}", name, self.columns)
 
     def split(self, part: str, name: str = "default") -> np.ndarray:
         """Rows of the networks of one part of a split, rising, int64 ``[rows]``.
@@ -204,8 +231,29 @@ class Zoo:
         with self._open() as file:
             return read_array(file, f"splits/{name}", dtype=SPLIT_TYPE, length=len(self))
 
-    def functional(self, name: str) -> np.ndarray:
+    def withheld(self, column: str) -> np.ndarray:
+        """Whether the file keeps the value of a column back, and holds a placeholder, for each network, bool ``[networks]``."""
+        kept_back = self.info.withheld
+        if kept_back is None or column not in kept_back.columns:
+            return np.zeros(len(self), dtype=bool)
+        return np.any([self.parts(name) == PARTS.index("test") for name in kept_back.splits], axis=0)
+
+    def functional(self, name: str, rows: slice | ArrayLike | None = None) -> np.ndarray:
         """Outputs of the networks on fixed inputs, float16 ``[networks, outputs]``, a copy.
+
+        Args:
+            name: Which; one of `functional_names`.
+            rows: A slice, positions or a mask, of which no others are read; None for all.
+
+        Raises:
+            UnknownNameError: The zoo holds no such outputs.
+            StoreFormatError: The file cannot be read.
+        """
+        with self._functional(name) as dataset:
+            return dataset[()] if rows is None else read_rows(dataset, self._places(rows))
+
+    def num_outputs(self, name: str) -> int:
+        """How many stored outputs each network has.
 
         Args:
             name: Which; one of `functional_names`.
@@ -214,10 +262,15 @@ class Zoo:
             UnknownNameError: The zoo holds no such outputs.
             StoreFormatError: The file cannot be read.
         """
+        with self._functional(name) as dataset:
+            return int(dataset.shape[1])
+
+    @contextmanager
+    def _functional(self, name: str) -> Iterator[h5py.Dataset]:
         if name not in self.functional_names:
             raise UnknownNameError(f"stored outputs of zoo {self.name!r}", name, self.functional_names)
         with self._open() as file:
-            return find_dataset(file, f"functional/{name}", dtype=FUNCTIONAL_TYPE, shape=(len(self), None))[()]
+            yield find_dataset(file, f"functional/{name}", dtype=FUNCTIONAL_TYPE, shape=(len(self), None))
 
     @cached_property
     def _values(self) -> np.ndarray:

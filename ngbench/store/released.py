@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ngbench.errors import ChecksumError, UnknownNameError
 from ngbench.registry import Registry
+from ngbench.store.answers import AnsweredZoo
 from ngbench.store.reader import Zoo
 
 
@@ -63,23 +64,28 @@ RELEASED.register(
 )
 
 
-def open_zoo(name_or_path: str | Path) -> Zoo:
+def open_zoo(name_or_path: str | Path, *, answers: str | Path | None = None) -> Zoo:
     """Opens a released zoo by name, or any zoo file by path.
 
     Args:
         name_or_path: A name in `RELEASED`; anything else that exists, is a `Path`, has a folder or ends in ``.h5`` is a path.
+        answers: The answer file of a public zoo file that withholds answers; None to open it as everyone can.
 
     Raises:
         UnknownNameError: No zoo of the name is released; the text suggests close ones.
-        ChecksumError: The installed file is not the released one.
+        ChecksumError: The installed file is not the released one, or the answer file not the one that the zoo commits to.
         StoreFormatError: The file is missing, foreign, newer than this ngbench, truncated, corrupt or incomplete.
     """
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in RELEASED:
-        return _open_released(RELEASED[name_or_path])
+        return _answered(_open_released(RELEASED[name_or_path]), answers)
     if isinstance(name_or_path, Path) or path.suffix == ".h5" or os.sep in name_or_path or path.exists():
-        return Zoo(path)
+        return _answered(Zoo(path), answers)
     raise UnknownNameError("zoo", name_or_path, RELEASED)
+
+
+def _answered(zoo: Zoo, answers: str | Path | None) -> Zoo:
+    return zoo if answers is None else AnsweredZoo(zoo.path, answers)
 
 
 def _open_released(released: ReleasedZoo) -> Zoo:

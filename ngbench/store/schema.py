@@ -4,7 +4,8 @@
 path                                  type                meaning
 ====================================  ==================  =================================================================
 ``/`` (attributes)                    text, int           format, format_version, zoo, zoo_version, title, licence, citation,
-                                                          recipe (JSON)
+                                                          recipe (JSON); in a public file whose host keeps the answers
+                                                          also withheld (JSON)
 ``/models/id``, ``/models/run_id``    text [networks]     name of the network; of the training run that it came from
 ``/models/topology``                  int32 [networks]    position of its topology among the digests in sorted order
 ``/models/value_ptr``                 int64 [networks+1]  network i has the values value_ptr[i] to value_ptr[i + 1]
@@ -32,10 +33,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import h5py
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ngbench.errors import StoreFormatError
 from ngbench.store.arrays import TEXT
@@ -46,6 +48,26 @@ COLUMN_TYPES: Mapping[str, str] = {"str": TEXT, "int": "<i8", "float": "<f8"}
 SPLIT_TYPE = "|i1"
 VALUE_TYPE = "<f4"
 FUNCTIONAL_TYPE = "<f2"
+
+
+PLACEHOLDERS: Mapping[str, Any] = {"str": "", "int": -1, "float": float("nan")}
+"""What a withheld value of each kind of column is in a public file, but in columns that decide parts or architectures."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class Withheld:
+    """What a public zoo file keeps back of some of its networks; its host has it in an answer file.
+
+    Args:
+        splits: Names of the splits whose test networks these are.
+        columns: Metadata columns that tell nothing of these networks.
+        commitment: Hexadecimal sha256 of the answer file, which has chance in it, so that it tells nothing of the answers.
+    """
+
+    splits: tuple[str, ...]
+    columns: tuple[str, ...]
+    commitment: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,7 @@ class ZooInfo:
         licence: SPDX name of the licence of the networks.
         citation: What to cite.
         recipe: What it was generated from, as JSON holds it; None where it was not generated.
+        withheld: What the file keeps back; None for nothing.
     """
 
     name: str
@@ -67,6 +90,7 @@ class ZooInfo:
     licence: str
     citation: str
     recipe: Mapping[str, Any] | None = None
+    withheld: Withheld | None = None
 
 
 _ATTRIBUTES = {"zoo": "name", "zoo_version": "version", "title": "title", "licence": "licence", "citation": "citation"}
@@ -78,13 +102,15 @@ def write_info(file: h5py.File, info: ZooInfo) -> None:
     for attribute, field in _ATTRIBUTES.items():
         file.attrs[attribute] = getattr(info, field)
     file.attrs["recipe"] = json.dumps(info.recipe, ensure_ascii=False)
+    if info.withheld is not None:
+        file.attrs["withheld"] = json.dumps(asdict(info.withheld))
 
 
 def read_info(file: h5py.File) -> ZooInfo:
     """Reads what a zoo is.
 
     Raises:
-        StoreFormatError: An attribute is missing, no text, or the recipe is no JSON.
+        StoreFormatError: An attribute is missing, no text, or no JSON of what it should be.
     """
     texts: dict[str, Any] = {attribute: file.attrs.get(attribute) for attribute in (*_ATTRIBUTES, "recipe")}
     for attribute, text in texts.items():
@@ -98,4 +124,17 @@ def read_info(file: h5py.File) -> ZooInfo:
         raise StoreFormatError(
             f"{file.filename!r}: root attribute 'recipe' is no JSON ({error}); fetch the file again"
         ) from error
-    return ZooInfo(**{field: texts[attribute] for attribute, field in _ATTRIBUTES.items()}, recipe=recipe)
+    known: Any = {field: texts[attribute] for attribute, field in _ATTRIBUTES.items()}
+    return ZooInfo(**known, recipe=recipe, withheld=_read_withheld(file))
+
+
+def _read_withheld(file: h5py.File) -> Withheld | None:
+    if "withheld" not in file.attrs:
+        return None
+    try:
+        return TypeAdapter(Withheld).validate_json(str(file.attrs["withheld"]))
+    except ValidationError as error:
+        raise StoreFormatError(
+            f"{file.filename!r}: root attribute 'withheld' is {str(file.attrs['withheld'])!r:.200}; expected JSON with splits, "
+            "columns and commitment; fetch the file again"
+        ) from error

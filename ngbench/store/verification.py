@@ -15,6 +15,7 @@ from ngbench.errors import NgbenchError, StoreFormatError
 from ngbench.graph import restore
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED
+from ngbench.store.schema import PLACEHOLDERS
 from ngbench.store.seal import check_content
 from ngbench.store.splits import NO_PART, PARTS, assign, transfer
 from ngbench.zoo.architectures import build
@@ -52,7 +53,8 @@ class _FaultFound(NgbenchError):
 def verify(zoo: Zoo, *, sample: int = 64, seed: int = 0) -> list[Check]:
     """Checks a zoo; what fails is reported, not raised.
 
-    A damaged file gives the first check only, and a zoo without a recipe gives no check of accuracy or error.
+    A damaged file gives the first check only, and a zoo without a recipe, or a public file without the recipe's seed, gives no
+    check of accuracy or error.
 
     Args:
         zoo: An open zoo.
@@ -66,9 +68,11 @@ def verify(zoo: Zoo, *, sample: int = 64, seed: int = 0) -> list[Check]:
     for name in zoo.splits:
         checks.append(_check(f"split {name}: by {zoo.split_by or 'run'}", partial(_split_by_key, zoo, name)))
         checks.append(_check(f"split {name}: by orbit", partial(_split_by_orbit, zoo, name)))
-        if zoo.info.recipe is not None:
+        if zoo.info.recipe is not None and (zoo.info.withheld is None or name == "default"):
             checks.append(_check(f"split {name}: by rule", partial(_split_by_rule, zoo, name)))
-    if zoo.info.recipe is not None:
+    if zoo.info.withheld is not None:
+        checks.append(_check("withheld answers", partial(_withheld, zoo)))
+    elif zoo.info.recipe is not None:
         checks.append(_check("recorded columns", partial(_columns, zoo)))
         quality = "error" if "psnr" in zoo.columns else "accuracy"
         checks.append(_check(f"recorded {quality}", partial(_quality, zoo, sample, seed)))
@@ -159,6 +163,23 @@ def _split_by_rule(zoo: Zoo, name: str) -> str:
         row, got, want = wrong[0], parts[zoo.parts(name)[wrong[0]]], parts[expected[wrong[0]]]
         raise _FaultFound(f"network {str(zoo.ids[row])!r} stands in {got}; expected {want}; {len(wrong)} networks stand wrong")
     return f"{len(zoo):,} networks stand where the rule puts them"
+
+
+def _withheld(zoo: Zoo) -> str:
+    """What is withheld of networks holds nothing but placeholders."""
+    assert zoo.info.withheld is not None
+    columns = zoo.info.withheld.columns
+    for name in columns:
+        if name in (zoo.split_by, "run_index"):
+            continue
+        told, nothing = zoo.metadata[name][zoo.withheld(name)], PLACEHOLDERS[zoo.columns[name].dtype]
+        is_told = ~np.isnan(told) if told.dtype.kind == "f" else told != nothing
+        if is_told.any():
+            raise _FaultFound(f"column {name!r} is told of {int(is_told.sum())} of {len(told)} networks; expected {nothing!r}")
+    if zoo.functional_names:
+        raise _FaultFound(f"stored outputs {', '.join(zoo.functional_names)} are told; expected none")
+    num_sealed = int(zoo.withheld(columns[0]).sum()) if columns else 0
+    return f"{len(columns)} columns of {num_sealed:,} networks; the answer file has sha256 {zoo.info.withheld.commitment}"
 
 
 def _check_apart(zoo: Zoo, name: str, keys: np.ndarray) -> None:

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What one dropout of a stack drops, for those who draw its masks themselves; see `StackedDropout`.
+
+    Args:
+        thresholds: The quantiles, int16 ``[networks, 1]``.
+        scales: Of the units that stay, ``[networks, 1]``.
+        keys: int32 ``[networks, steps]``.
+        step: Which of the steps it is, int64 ``[1]``.
+    """
+
+    thresholds: torch.Tensor
+    scales: torch.Tensor
+    keys: torch.Tensor
+    step: torch.Tensor
 
 
 class StackedDropout:
@@ -27,6 +45,10 @@ class StackedDropout:
         self._drops = max(rates) > 0
         self.step = torch.zeros(1, dtype=torch.int64, device=keys.device)
         """How many steps the networks have taken."""
+
+    def noise(self, number: int) -> Noise | None:
+        """That of dropout `number`, for all networks; None where nothing is dropped."""
+        return Noise(self._thresholds, self._scales, self._keys[:, :, number], self.step) if self._drops else None
 
     def __call__(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
         """Drops units of the active networks ``[networks, images, ...]`` at dropout `number` in step `step`; scales the rest."""

@@ -41,6 +41,10 @@ class ParkSampler(BaseModel):
     kernel_sizes: _Several
     activations: Annotated[tuple[str, ...], Field(min_length=1)]
 
+    def __hash__(self) -> int:
+        # type checkers do not see the one that pydantic makes
+        return hash((self.num_architectures, self.seed))
+
     def architecture(self, index: int) -> ParkCnn:
         """The architecture of a number."""
         rng = np.random.default_rng([self.seed, index])

@@ -5,8 +5,9 @@ under a kernel to one output row, the kernel being spread along the width into a
 sources, out width * targets]``: more arithmetic than the convolution has, but in products large enough to run near peak. On
 8 by 8 images with 8 channels, forward and backward, that takes half the time of full dense matrices, a third of unfolded
 patches, and about that of a grouped convolution, which gives a network alone other last bits than a network in a stack.
-On an accelerator, where arithmetic is to be spared, it is one product of unfolded patches; or, where patches overlap so much
-that they would fill the memory, one convolution a network.
+On an accelerator, where arithmetic is to be spared, it is `ngbench.zoo.convolution`, which takes the activation and the dropout
+that follow along, or one product of unfolded patches where that cannot run; or, where patches overlap so much that arithmetic
+takes longer than memory, one convolution a network.
 Tokens are ``[networks, images, tokens, width]``.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +23,17 @@ import torch
 from torch import nn
 
 from ngbench.errors import UnsupportedLayerError
+from ngbench.zoo.convolution import convolve, is_available, name_of
+from ngbench.zoo.dropout import StackedDropout
 from ngbench.zoo.modules import Patches, Pooling, ResidualBlock, Sine, SkippingConvolutions, TransformerBlock
 
 Parameters = Mapping[str, torch.Tensor]
-Drop = Callable[[torch.Tensor, int], torch.Tensor]
+Run = list[tuple[str, nn.Module]]
+"""Layers of a sequence one after another, each with its state-dict path."""
 
 # float32 numbers in 64 bytes
 _ALIGNMENT = 16
-# how many times the input unfolded patches may take
+# how many patches of an accelerator's convolutions may overlap in a place
 _MOST_OVERLAP = 4
 _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, Sine)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -57,22 +61,27 @@ class StackedModule:
         self._num_networks = num_networks
         for name, layer in module.named_children():
             _check(name, layer)
+        self._runs = _runs(module)
 
     def __call__(
-        self, state: Parameters, inputs: torch.Tensor, *, drop: Drop | None = None, trains: bool = False
+        self, state: Parameters, inputs: torch.Tensor, *, drop: StackedDropout | None = None, trains: bool = False
     ) -> torch.Tensor:
         """Outputs ``[networks, inputs, outputs]``: logits of images, or values at points.
 
         Args:
             state: Each parameter and running statistic by its state-dict path, ``[networks, *shape]``.
             inputs: Images ``[networks, images, channels, height, width]`` or points ``[networks, points, coordinates]``.
-            drop: Called on the activations at each dropout with the dropout's number; None to keep all.
+            drop: What the dropouts drop; None to keep all.
             trains: Whether batch norms use the statistics of these images and move the running ones, in place.
         """
         forward = _Forward(state, self._bands, self._num_networks, drop, trains)
         hidden = inputs.permute(0, 1, 3, 4, 2) if inputs.dim() == 5 else inputs
-        for name, layer in self._module.named_children():
-            hidden = forward.apply(name, layer, hidden)
+        for run in self._runs:
+            if forward.has_kernels(run, hidden):
+                hidden = forward.convolve(run, hidden)
+                continue
+            for name, layer in run:
+                hidden = forward.apply(name, layer, hidden)
         return hidden
 
 
@@ -83,7 +92,7 @@ class _Forward:
     state: Parameters
     bands: dict[str, torch.Tensor] | None
     num_networks: int
-    drop: Drop | None
+    drop: StackedDropout | None
     trains: bool
     num_dropouts: int = 0
 
@@ -175,35 +184,79 @@ class _Forward:
         tokens = tokens + apply("output", mixed.transpose(1, 2).reshape(tokens.shape))
         return tokens + apply("contract", layer.activation(apply("expand", apply("norm2", tokens))))
 
+    def has_kernels(self, run: Run, hidden: torch.Tensor) -> bool:
+        """Whether `convolve` is the way of a run of layers."""
+        name, layer = run[0]
+        wanted = self.bands is None and isinstance(layer, nn.Conv2d) and not _overlaps(layer)
+        return wanted and is_available(hidden, self.state[f"{name}.weight"])
+
+    def convolve(self, run: Run, hidden: torch.Tensor) -> torch.Tensor:
+        """A convolution and what comes with it, in one kernel."""
+        (name, layer), *others = run
+        activation = next((known for _, other in others if (known := name_of(other))), "none")
+        noise = None
+        if others and isinstance(others[-1][1], nn.Dropout):
+            noise = self.drop and self.drop.noise(self.num_dropouts)
+            self.num_dropouts += 1
+        (kernels, biases), stride, padding = self._kernels_of(name), _pair(layer.stride), _pair(layer.padding)
+        return convolve(hidden, kernels, biases, stride=stride, padding=padding, activation=activation, noise=noise)
+
+    def _kernels_of(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        kernels, biases = self.state[f"{name}.weight"], self.state.get(f"{name}.bias")
+        return kernels, kernels.new_zeros(kernels.shape[:2]) if biases is None else biases
+
     def _convolve(self, name: str, layer: nn.Conv2d, hidden: torch.Tensor) -> torch.Tensor:
+        if self.has_kernels([(name, layer)], hidden):
+            return self.convolve([(name, layer)], hidden)
+        (kernels, biases), stride = self._kernels_of(name), _pair(layer.stride)
+        if self.bands is None and _overlaps(layer):
+            return _convolve_each(hidden, kernels, biases, stride=stride, padding=_pair(layer.padding))
         top, left = _pair(layer.padding)
         if top or left:
             hidden = nn.functional.pad(hidden, (0, 0, left, left, top, top))
-        kernels, biases = self.state[f"{name}.weight"], self.state.get(f"{name}.bias")
-        if biases is None:
-            biases = kernels.new_zeros(kernels.shape[:2])
         if self.bands is None:
-            return _convolve_unfolded(hidden, kernels, biases, _pair(layer.stride))
+            return _convolve_unfolded(hidden, kernels, biases, stride)
         if name not in self.bands:
             width = hidden.shape[3]
             out_width = (width - layer.kernel_size[1]) // layer.stride[1] + 1
             self.bands[name] = kernels.new_zeros(
                 self.num_networks, layer.kernel_size[0], width, layer.in_channels, out_width, layer.out_channels
             )
-        return _Convolution.apply(hidden, kernels, biases, self.bands[name][: len(hidden)], _pair(layer.stride))
+        return _Convolution.apply(hidden, kernels, biases, self.bands[name][: len(hidden)], stride)
+
+
+def _runs(module: nn.Sequential) -> list[Run]:
+    """The layers; those that `convolve` takes along, an activation and a dropout, stand with the convolution before them."""
+    runs: list[Run] = []
+    for name, layer in module.named_children():
+        before = [type(other) for _, other in runs[-1]] if runs else []
+        follows = before[:1] == [nn.Conv2d] and before[-1] != nn.Dropout
+        if follows and (isinstance(layer, nn.Dropout) or (len(before) == 1 and name_of(layer) is not None)):
+            runs[-1].append((name, layer))
+        else:
+            runs.append([(name, layer)])
+    return runs
+
+
+def _overlaps(layer: nn.Conv2d) -> bool:
+    return math.prod(layer.kernel_size) > _MOST_OVERLAP * math.prod(layer.stride)
+
+
+def _convolve_each(
+    hidden: torch.Tensor, kernels: torch.Tensor, biases: torch.Tensor, *, stride: tuple[int, int], padding: tuple[int, int]
+) -> torch.Tensor:
+    """Stacked convolution, network by network; shapes are those of `_Convolution`."""
+    # channels last in memory, as the accelerator's own convolutions like it
+    each = zip(hidden.permute(0, 1, 4, 2, 3), kernels, biases, strict=True)
+    made = [nn.functional.conv2d(images, kernel, bias, stride, padding) for images, kernel, bias in each]
+    return (torch.stack(made) if len(made) > 1 else made[0].unsqueeze(0)).permute(0, 1, 3, 4, 2)
 
 
 def _convolve_unfolded(
     hidden: torch.Tensor, kernels: torch.Tensor, biases: torch.Tensor, stride: tuple[int, int]
 ) -> torch.Tensor:
     """Stacked convolution without padding; shapes are those of `_Convolution`."""
-    size = (kernels.shape[3], kernels.shape[4])
-    if math.prod(size) > _MOST_OVERLAP * math.prod(stride):
-        # channels last in memory, as the accelerator's own convolutions like it
-        each = zip(hidden.permute(0, 1, 4, 2, 3), kernels, biases, strict=True)
-        made = torch.stack([nn.functional.conv2d(images, kernel, bias, stride) for images, kernel, bias in each])
-        return made.permute(0, 1, 3, 4, 2)
-    windows = _Windows.apply(hidden, size, stride)
+    windows = _Windows.apply(hidden, (kernels.shape[3], kernels.shape[4]), stride)
     rows = windows.flatten(1, 3).flatten(2)
     products = torch.baddbmm(biases[:, None], rows, kernels.permute(0, 3, 4, 2, 1).flatten(1, 3))
     return products.view(*windows.shape[:4], -1)

@@ -172,9 +172,11 @@ class _StackTrainer:
         for row, run in enumerate(runs):
             keys[row, : run.num_steps] = run.dropout_keys(num_dropouts)
         corpora = list(images)
-        self._corpus = torch.tensor([[corpora.index(run.corpus)] for run in runs], device=device)
-        self._images = torch.from_numpy(np.stack([images[name].train_images for name in corpora])).to(device, dtype)
-        self._labels = torch.from_numpy(np.stack([images[name].train_labels for name in corpora])).to(device)
+        # all corpora one after another: rows of one axis are gathered in whole, several times faster than by two indices
+        self._images = torch.from_numpy(np.concatenate([images[name].train_images for name in corpora])).to(device, dtype)
+        self._labels = torch.from_numpy(np.concatenate([images[name].train_labels for name in corpora])).to(device)
+        first_rows = [[corpora.index(run.corpus) * recipe.images.num_train] for run in runs]
+        self._first_rows = torch.tensor(first_rows, device=device)
         self._module = StackedModule(module, len(runs), banded=torch.device(device).type == "cpu")
         initial = np.stack([run.initial_weights(self._module.shapes, ones=norm_scales(module)) for run in runs])
         self._weights = aligned_rows(torch.from_numpy(initial).to(device, dtype))
@@ -211,13 +213,13 @@ class _StackTrainer:
             self.kept[rows, places] = torch.cat([self._weights[rows], self._statistics[rows]], dim=1)
 
     def _step(self, num_active: int) -> None:
-        rows = self._batches.at(self._place, num_active)
+        rows = self._batches.at(self._place, num_active) + self._first_rows[:num_active]
         views = unflatten(self._weights[:num_active], self._module.shapes)
         parameters = {path: values.detach().requires_grad_() for path, values in views.items()}
         statistics = unflatten(self._statistics[:num_active], self._statistic_shapes)
-        corpus = self._corpus[:num_active]
-        logits = self._module({**parameters, **statistics}, self._images[corpus, rows], drop=self._drop, trains=True)
-        losses = nn.functional.cross_entropy(logits.flatten(0, 1), self._labels[corpus, rows].flatten(), reduction="sum")
+        shown = self._images[rows.flatten()].unflatten(0, rows.shape)
+        logits = self._module({**parameters, **statistics}, shown, drop=self._drop, trains=True)
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), self._labels[rows.flatten()], reduction="sum")
         # each network has its own parameters, so that the gradient of the sum over networks is each one's own
         gradients = torch.autograd.grad(losses / rows.shape[1], list(parameters.values()))
         self._optimizer.step(self._step_number, torch.cat([gradient.flatten(1) for gradient in gradients], dim=1))

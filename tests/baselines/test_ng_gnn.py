@@ -9,7 +9,7 @@ import torch
 
 from baselines.fitting import steps
 from baselines.fitting.training import in_float64, seeded
-from baselines.ng_gnn import NGGNN, GraphNetwork
+from baselines.ng_gnn import NGGNN, Config, GraphNetwork, Layer, ReadNodes
 from baselines.reading import encoding
 from baselines.reading.encoding import Vocabulary, depths, flat_types, position_rows, scale_and_sum
 from baselines.reading.message_passing import Wiring
@@ -510,3 +510,34 @@ def test_embeddings_are_computed_on_as_many_threads_as_the_configuration_says(mo
     method.embed_nodes(networks)
     assert seen == [before + 1] * 2
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_layers_in_little_memory_give_the_numbers_and_gradients_of_the_others(residual):
+    torch.manual_seed(0)
+    channels, num_graphs = 12, 3
+    layer = Layer(Config(channels=channels, residual=residual), updates_edges=True).double()
+    wiring = Wiring.of(residual_topology(), True)
+    edges = torch.randn(wiring.num_edges, num_graphs, channels, dtype=torch.float64, requires_grad=True)
+    ends = torch.randn(wiring.num_nodes, num_graphs, 4 * channels, dtype=torch.float64, requires_grad=True)
+    layers = (layer.edge_in, layer.edge_out, layer.film)
+    given = [edges, ends, *(parameter for part in layers for parameter in part.parameters())]
+    found = []
+    for compute in (layer._received, layer._received_sparingly):
+        received, new_edges = compute(edges, ends, wiring)
+        found.append([received, new_edges, *torch.autograd.grad(received.square().sum() + new_edges.square().sum(), given)])
+    assert all(torch.allclose(ours, theirs, rtol=1e-10, atol=1e-10) for ours, theirs in zip(*found, strict=True))
+
+
+def test_nodes_read_at_once_are_those_read_with_the_factor_drawn_out():
+    torch.manual_seed(0)
+    layer = Layer(Config(channels=6), updates_edges=False).double()
+    nodes, received, factors = (torch.randn(shape, dtype=torch.float64) for shape in ((5, 3, 6), (5, 3, 24), (5, 1, 1)))
+    given = [nodes.requires_grad_(), received.requires_grad_(), layer.node.weight, layer.node.bias]
+    found = []
+    for out in (
+        layer._read(nodes, received, factors),
+        ReadNodes.apply(nodes, received, factors, layer.node.weight, layer.node.bias),
+    ):
+        found.append([out, *torch.autograd.grad(out.square().sum(), given)])
+    assert all(torch.allclose(ours, theirs, rtol=1e-10, atol=1e-10) for ours, theirs in zip(*found, strict=True))

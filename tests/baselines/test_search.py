@@ -66,6 +66,7 @@ def test_a_setting_that_fails_is_a_record_with_the_reason(path):
     assert "has no settings; got width" in fit(what, "cpu")["failed"]
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_file_is_not_fitted_again(path):
     found = [CliRunner().invoke(main, [str(path)]) for _ in range(2)]
     assert [result.exit_code for result in found] == [0, 0]
@@ -138,7 +139,9 @@ class Unlucky:
         return np.zeros(len(networks))
 
 
-def test_an_error_of_any_kind_is_a_record_and_the_other_fits_go_on(path):
+@pytest.mark.slow
+def test_an_error_of_any_kind_is_a_record_and_the_other_fits_go_on(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     path.write_text(TEXT.replace("method: mean", f"method: {__name__}:Unlucky"))
     for _ in range(2):
         assert CliRunner().invoke(main, [str(path)]).exit_code == 0

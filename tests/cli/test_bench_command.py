@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from ngbench.cli import main
-from ngbench.evaluation.cell import Cell, CellResult, Rate
+from ngbench.evaluation.speed.cell import Cell, CellResult, Rate
 
 
 def ngbench(*arguments, exit_code=0):
@@ -29,7 +29,7 @@ def measured(cell, *, loading=0.01):
 @pytest.fixture
 def fake_cells(monkeypatch):
     """Replaces measuring by a function of the cell."""
-    return lambda function: monkeypatch.setattr("ngbench.evaluation.speed.measure_apart", function)
+    return lambda function: monkeypatch.setattr("ngbench.evaluation.speed.tables.measure_apart", function)
 
 
 def test_a_configuration_stands_beside_its_authors_code(fake_cells):

@@ -50,7 +50,24 @@ def test_push_and_download_refuse_what_is_no_name_of_a_dataset(small_zoo_path):
 
 def test_options_of_published_zoos_are_refused_with_dataset_folders(tmp_path):
     assert "--limit is for published zoos" in ngbench("zoo", "import", "--from", tmp_path, "--limit", 3, exit_code=2).stderr
-    assert "--to is for published zoos" in ngbench("zoo", "download", "hf://a/b", "--to", tmp_path, exit_code=2).stderr
+    for name in ("hf://a/b", "model-j-dino"):
+        assert "--to is for published zoos" in ngbench("zoo", "download", name, "--to", tmp_path, exit_code=2).stderr
+    for name in ("hf://a/b", "lora-ws-1k"):
+        refused = ngbench("zoo", "download", name, "--limit", 3, exit_code=2).stderr
+        assert "--limit is for zoos that are fetched network by network" in refused
+
+
+def test_a_zoo_of_models_on_the_hub_is_streamed(small_zoo_path, tmp_path, monkeypatch):
+    asked = {}
+
+    def streamed(published, path, *, limit, progress):
+        asked.update(name=published.name, path=path.name, limit=limit)
+        return open_zoo(small_zoo_path)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ngbench.store.hub.stream_zoo", streamed)
+    assert "150 networks in" in ngbench("zoo", "download", "model-j-dino", "--limit", 7).stdout
+    assert asked == {"name": "model-j-dino", "path": "model-j-dino-v1.h5", "limit": 7}
 
 
 def checkpoint(folder, name):

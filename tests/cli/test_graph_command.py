@@ -100,6 +100,7 @@ def test_a_pt2_file_is_shown_with_its_own_inputs(folder):
     assert f"symmetry  {symmetry.group(trace(module, torch.zeros(1, 3)).topology)}" in shown
 
 
+@pytest.mark.slow
 def test_a_file_in_the_current_folder_is_found(folder):
     command = [sys.executable, "-m", "ngbench.cli", "graph", "show", "my_models:mlp", "--picture", "out.png"]
     found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)

@@ -40,6 +40,7 @@ def test_a_help_has_no_line_over_80_characters_and_no_sign_for_click(path):
         ("merge", "      --images digits --out merged.pt"),
         ("audit", "  ngbench audit --all --out audit.json"),
         ("report", "  ngbench report runs audit.json           and an audit"),
+        ("leaderboard", "  ngbench leaderboard --html site               pages about everything"),
         ("bench", "  growth          a training step on MLPs from 32 to 1024 units wide"),
     ],
 )

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from ngbench.cli import overview
 from ngbench.cli.overview import SIGNS, Overview, live_overview
-from ngbench.evaluation.suite import Suite, SuiteCell
-from ngbench.evaluation.suite_run import State
+from ngbench.evaluation.suite.cells import Suite, SuiteCell
+from ngbench.evaluation.suite.running import State
 
 METHODS, ZOOS = ("ng-gnn", "deepset", "mean"), ("digits-cnn", "digits-park")
 

@@ -89,6 +89,7 @@ def test_a_run_on_another_split_says_so_and_is_evaluated_on_it(split_zoo_path, t
     assert "all 36 numbers" in ngbench("evaluate", folder, "--zoo", split_zoo_path).stdout
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_runs_from_the_current_folder(small_zoo_path, tmp_path):
     (tmp_path / "my_file.py").write_text(METHOD_FILE)
     command = [sys.executable, "-m", "ngbench.cli", "run", "--method", "my_file:Sparsity", "--zoo", str(small_zoo_path)]
@@ -179,6 +180,7 @@ def test_seeds_are_counted_or_named(text, seeds):
     assert SeedList().convert(text, None, None) == seeds
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX has it")
 @pytest.mark.parametrize("method", ["weight-statistics", "ng-gnn"])
 def test_a_full_disk_gets_one_sentence_and_keeps_what_is_finished(method, small_zoo_path, tmp_path):

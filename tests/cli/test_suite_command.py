@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from ngbench.cli import main
-from ngbench.evaluation.suite import Suite, SuiteCell
-from ngbench.evaluation.suite_run import Runner
+from ngbench.evaluation.suite.cells import Suite, SuiteCell
+from ngbench.evaluation.suite.running import Runner
 
 
 def ngbench(*arguments, exit_code=0):

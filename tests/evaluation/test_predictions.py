@@ -137,3 +137,16 @@ def test_a_file_with_other_contents_is_refused(tmp_path, change, message):
     np.savez(tmp_path / "p.npz", **arrays)
     with pytest.raises(PredictionsError, match=message):
         Predictions.load(tmp_path / "p.npz")
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    wrong = predictions(("a", "b", "b", "e"), (0.1, np.nan, 0.3, 0.4), np.full((2, 4), np.inf))
+    faults = list(wrong.faults(IDS))
+    parts = ("2 rows are missing", "1 row is not in", "1 row is there more", "1 of the values", *["4 of the scrambled"] * 2)
+    assert [fault[: len(part)] for fault, part in zip(faults, parts, strict=True)] == list(parts)
+    assert list(predictions().faults(IDS)) == []
+
+
+def test_no_rows_at_all_are_told_as_missing_ones():
+    (fault,) = predictions((), np.zeros(0), np.zeros((1, 0))).faults(IDS)
+    assert fault.startswith("4 rows are missing (a, b, c, …)")

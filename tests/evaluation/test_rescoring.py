@@ -13,9 +13,9 @@ import ngbench
 from ngbench.errors import PredictionsError
 from ngbench.evaluation import Predictions, Result, rescore
 from ngbench.evaluation.rescoring import ARITHMETIC, FORWARD_PASS, numbers_of, tolerance_of
-from ngbench.evaluation.suite import SuiteCell
-from ngbench.evaluation.suite_process import measure
-from ngbench.evaluation.suite_run import State
+from ngbench.evaluation.suite.cells import SuiteCell
+from ngbench.evaluation.suite.process import measure
+from ngbench.evaluation.suite.running import State
 from ngbench.evaluation.tables import questions
 from ngbench.methods import MethodInfo, methods
 from ngbench.progress import silent_stages

@@ -10,8 +10,8 @@ import pytest
 
 import ngbench
 from ngbench.evaluation import Result, rescore
-from ngbench.evaluation.suite import SuiteCell
-from ngbench.evaluation.suite_run import State
+from ngbench.evaluation.suite.cells import SuiteCell
+from ngbench.evaluation.suite.running import State
 from ngbench.evaluation.tables import (
     Question,
     Row,
@@ -21,6 +21,7 @@ from ngbench.evaluation.tables import (
     memory,
     overall,
     questions,
+    shown_shift,
     transfer_matrix,
     write_tables,
 )
@@ -365,3 +366,8 @@ def test_tables_are_written_beside_the_results(question, tmp_path):
     path = write_tables([question, question], tmp_path / "new", "few")
     assert path == tmp_path / "new/few.md"
     assert path.read_text(encoding="utf-8") == as_markdown([question, question])
+
+
+@pytest.mark.parametrize(("mean", "text"), [(None, "—"), (0.0, "0"), (0.1234, "0.123"), (0.00002, "2e-05")])
+def test_a_shift_too_small_for_three_digits_is_told_by_its_power_of_ten(mean, text):
+    assert shown_shift(mean) == text

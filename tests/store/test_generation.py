@@ -109,6 +109,7 @@ def test_finished_parts_are_not_trained_again(recipe, tmp_path, monkeypatch):
     assert trained == [range(3), range(3, 6), range(6, 7)]
 
 
+@pytest.mark.slow
 def test_the_file_does_not_depend_on_the_number_of_workers(recipe, tmp_path):
     one = generate(recipe, tmp_path / "one.h5", shard_size=3)
     two = generate(recipe, tmp_path / "two.h5", shard_size=3, num_workers=2)
@@ -145,6 +146,7 @@ generate(recipe, out, shard_size=3)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [2, 4], ids=["a part", "the zoo"])
 def test_killed_while_it_writes_it_ends_with_the_same_file(recipe, whole, tmp_path, write):
     path = tmp_path / "a.h5"
@@ -236,6 +238,7 @@ def test_a_zoo_of_several_families_has_their_running_statistics(whole_mixed):
     assert not any("running" in path for path in restore(by_family["transformer"]))
 
 
+@pytest.mark.slow
 def test_a_zoo_of_several_families_depends_on_neither_parts_nor_workers(mixed_recipe, whole_mixed, tmp_path):
     assert generate(mixed_recipe, tmp_path / "b.h5", shard_size=1).sha256 == whole_mixed.sha256
     assert generate(mixed_recipe, tmp_path / "c.h5", num_workers=2).sha256 == whole_mixed.sha256

@@ -349,6 +349,23 @@ def test_stored_outputs_are_handed_out_as_copies(inr_zoo):
     assert inr_zoo.functional("digits").any()
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 700, 2**22])
+def test_some_rows_of_a_column_or_of_outputs_are_those_of_the_whole(inr_zoo, monkeypatch, piece_bytes):
+    monkeypatch.setattr("ngbench.store.arrays.PIECE_BYTES", piece_bytes)
+    zoo = Zoo(inr_zoo.path)
+    name, *_ = zoo.functional_names
+    mask = np.arange(len(zoo)) % 3 == 1
+    for rows in (np.array([30, 2, 2, 17, -1]), mask, slice(4, 20, 3), []):
+        places = np.arange(len(zoo))[np.asarray(rows, dtype=np.int64) if isinstance(rows, list) else rows]
+        assert zoo.functional(name, rows).tobytes() == inr_zoo.functional(name)[places].tobytes()
+        for column in zoo.columns:
+            assert zoo.column(column, rows).tolist() == inr_zoo.metadata[column][places].tolist()
+    assert zoo.num_outputs(name) == inr_zoo.functional(name).shape[1]
+    assert zoo.column("loss", [3]).tolist() == [zoo.metadata["loss"][3]] == zoo.column("loss", [3]).tolist()
+    with pytest.raises(UnknownNameError, match="unknown metadata column of zoo 'glance' 'los': did you mean 'loss'"):
+        zoo.column("los", [3])
+
+
 def test_outputs_that_a_zoo_lacks_are_refused(inr_zoo, tiny_zoo):
     with pytest.raises(UnknownNameError, match="unknown stored outputs of zoo 'glance' 'digit': did you mean 'digits'"):
         inr_zoo.functional("digit")

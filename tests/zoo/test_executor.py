@@ -38,6 +38,7 @@ def test_progress_comes_with_the_number_of_the_part():
     assert seen == [(4, 1, "half"), (4, 2, ""), (6, 1, "half"), (6, 2, "")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_error_of_a_part_is_raised_here_and_no_worker_stays(num_workers):
     with pytest.raises(TrainingError, match="part 3 failed|part 7 failed"):
@@ -53,6 +54,7 @@ def die(part, progress):
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_that_says_what_to_do():
     with pytest.raises(TrainingError, match="one of 2 worker processes ended without a result.*fewer workers"):
         list(run_parts(die, {0: 3, 1: 7}, num_workers=2, report=ignored))

@@ -138,6 +138,25 @@ def test_stacked_networks_of_every_family_equal_networks_trained_alone(small_rec
             np.testing.assert_allclose(stacked.parameters[path][row], values.numpy(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_networks_trained_on_cuda_are_those_of_a_processor_in_float64_and_those_trained_alone(small_recipe, activation):
+    """Within the rounding of the head's products; dropping other units must show."""
+    fixed = {"activation": activation, "dropout": 0.3, "epochs": 4, "batch_size": 16, "init_scale": 1.0}
+    fixed |= {"optimizer": "momentum", "learning_rate": 0.01}
+    design = Cnn(family="cnn", input_shape=IMAGE, channels=(5, 3), kernel_size=3, strides=(2, 2), paddings=(1, 0), num_classes=10)
+    recipe = small_recipe(fixed, rounding="none", architecture=design)
+    stacked, alone = train(recipe, range(5), device="cuda"), train(recipe, [3], device="cuda")
+    exact = train(recipe, range(5), dtype=torch.float64)
+    others = train(small_recipe(fixed | {"dropout": 0.0}, rounding="none", architecture=design), range(5), dtype=torch.float64)
+    for path, values in exact.parameters.items():
+        np.testing.assert_allclose(stacked.parameters[path], values, rtol=0, atol=5e-3)
+        np.testing.assert_allclose(alone.parameters[path][0], values[3], rtol=0, atol=5e-3)
+    assert max(np.abs(others.parameters[path] - values).max() for path, values in exact.parameters.items()) > 0.02
+    again = train(recipe, range(5), device="cuda")
+    assert all(np.array_equal(values, again.parameters[path]) for path, values in stacked.parameters.items())
+
+
 def test_measurements_are_those_of_the_plain_module_whatever_the_family(mixed_recipe):
     for first in range(5):
         networks = train(mixed_recipe, range(first, 12, 5))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ngbench.errors import NgbenchError, SplitError
+from ngbench.errors import NgbenchError, SplitError, WithheldError
 from ngbench.evaluation.audit.architectures import ask_fakes, ask_zoo, chosen, problem_of
 from ngbench.evaluation.audit.elements import PERMUTATIONS, SCALES, SIGNS, Size, act
 from ngbench.evaluation.audit.movement import Outputs, movements
@@ -191,8 +191,13 @@ def target_of(zoo: Zoo) -> str:
 
     Raises:
         SplitError: The zoo has none of `TARGETS`.
+        WithheldError: It keeps that of its test networks back.
     """
     for name in TARGETS:
+        if zoo.withheld(name).any():
+            raise WithheldError(
+                f"zoo {zoo.name!r} version {zoo.version} withholds {name!r} of its test networks; expected a zoo that tells it"
+            )
         if name in zoo.columns:
             return name
     raise SplitError(f"zoo {zoo.name!r} has none of the columns {', '.join(TARGETS)}; got {', '.join(zoo.columns)}")

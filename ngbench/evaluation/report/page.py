@@ -94,17 +94,26 @@ def rendered_page(sections: Sequence[Section], *, about: Mapping[str, str]) -> s
         sections: In their order.
         about: Facts about all of them, by what each is called.
     """
-    loader = jinja2.FunctionLoader(_template)
-    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     content = {"title": "Methods that read neural networks", "created": created, "version": __version__}
-    content |= {"sections": sections, "about": about, "style": _template("page.css")}
-    return environment.get_template("page.html").render(content)
+    content |= {"sections": sections, "about": about, "style": template("page.css")}
+    return page_environment().get_template("page.html").render(content)
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """The text of a file of the report: ``page.css`` is how pages look, ``pictures.html`` how pictures are drawn."""
     return (resources.files(__package__ or "") / name).read_text(encoding="utf-8")
+
+
+def page_environment(*loaders: jinja2.BaseLoader) -> jinja2.Environment:
+    """Where pages are rendered: every text is escaped, and a name that is not known is a fault.
+
+    Args:
+        loaders: Of further templates, which come before those of the report.
+    """
+    loader = jinja2.ChoiceLoader([*loaders, jinja2.FunctionLoader(template)])
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    return jinja2.Environment(loader=loader, autoescape=True, **options)
 
 
 def _found(paths: Sequence[Path]) -> tuple[list[Run], list[Unread], dict[Path, Audit]]:

@@ -22,11 +22,11 @@ UNMOVED = 1e-6
 
 def standing(question: Question) -> Chart | None:
     """The primary metric of every method with its interval, beside that on scrambled networks; None without any result."""
-    rows = list(question.results.items())
+    rows = [(name, result, result.interval) for name, result in question.results.items() if result.interval is not None]
     if not rows:
         return None
     metric = question.task.primary
-    found = [(r.interval.low, r.interval.high, r.interval.score, r.scrambled_scores[metric.name].mean) for _, r in rows]
+    found = [(own.low, own.high, own.score, result.scrambled_scores[metric.name].mean) for _, result, own in rows]
     low, high, score, scrambled = np.array(found).T
     heights = -np.arange(len(rows), dtype=np.float64)
     arrow = "→" if metric.higher_is_better else "←"
@@ -34,13 +34,13 @@ def standing(question: Question) -> Chart | None:
     best = metric.bounds[1] if np.isfinite(metric.bounds[1]) else 0.0
     least, most = min(0.0, float(np.min(found))), max(best, float(np.max(found)))
     x = Axis.exact(f"{metric.title} ({arrow} better)", least, most or 1.0)
-    plot = Plot(x, Axis.names([name for name, _ in rows]), height=56 + 28 * len(rows), left=136)
+    plot = Plot(x, Axis.names([name for name, *_ in rows]), height=56 + 28 * len(rows), left=136)
     marks = (
-        Mark(plot.bars(low, high, heights), "line", f"{rows[0][1].interval.confidence:.0%} interval"),
+        Mark(plot.bars(low, high, heights), "line", f"{rows[0][2].confidence:.0%} interval"),
         Mark(plot.dots(score, heights), "dots", "as trained"),
         Mark(plot.dots(scrambled, heights - 0.25, shape="diamond"), "dots", "hidden neurons permuted", 1, "diamond"),
     )
-    are_several = any(len(result.seeds) > 1 for _, result in rows)
+    are_several = any(len(result.seeds) > 1 for _, result, _ in rows)
     note = "Mean over seeds; interval over test networks and seeds." if are_several else "Interval over test networks."
     return Chart(f"{metric.title} of all methods", plot, marks, note)
 

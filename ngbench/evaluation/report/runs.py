@@ -78,6 +78,8 @@ def _read(folder: Path) -> Run | Unread:
     if result.task_version != task.version:
         versions = f"version {result.task_version} of task {task.name!r}; this ngbench has version {task.version}"
         return Unread(folder, f"it was made under {versions}: run it again")
+    if not result.is_scored:
+        return Unread(folder, f"zoo {result.zoo!r} withholds the answers to it, which only its host can score")
     return Run(folder, result)
 
 

@@ -18,6 +18,7 @@ from ngbench.evaluation.tables import (
     memory,
     overall,
     seeds_note,
+    shown_shift,
     shown_spread,
     spread,
     track_title,
@@ -85,10 +86,8 @@ def _legend(table: Question) -> str:
 
 
 def _beside_primary(result: Result, *, has_shift: bool) -> list[Cell]:
-    shift = result.mean_shift
-    moved = "—" if shift is None else "0" if shift == 0 else f"{shift:.3f}" if shift >= 0.0005 else f"{shift:.0e}"
     cells = [Cell(interval(result)), Cell(shown_spread(result.scrambled_scores[result.primary]))]
-    return cells + ([Cell(moved)] if has_shift else [])
+    return cells + ([Cell(shown_shift(result.mean_shift))] if has_shift else [])
 
 
 def cost_table(table: Question) -> Table:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ngbench.errors import StoreFormatError
-from ngbench.store.schema import ZooInfo
+from ngbench.store.schema import Withheld, ZooInfo
 from ngbench.store.splits import NO_PART, PARTS
 from ngbench.zoo.columns import Column
 
@@ -86,6 +86,7 @@ class Manifest(_Closed):
         columns: Metadata columns.
         outputs: Stored outputs.
         files: All Parquet files.
+        withheld: As in `ZooInfo`; left out of the file where nothing is.
     """
 
     format: Literal["ngbench-dataset"] = "ngbench-dataset"
@@ -105,6 +106,7 @@ class Manifest(_Closed):
     columns: list[ColumnEntry]
     outputs: list[OutputsEntry]
     files: list[FileEntry]
+    withheld: Withheld | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
@@ -129,7 +131,7 @@ class Manifest(_Closed):
     @property
     def info(self) -> ZooInfo:
         """What the zoo is."""
-        return ZooInfo(self.name, self.version, self.title, self.licence, self.citation, self.recipe)
+        return ZooInfo(self.name, self.version, self.title, self.licence, self.citation, self.recipe, self.withheld)
 
     @property
     def networks(self) -> list[FileEntry]:

@@ -1,28 +1,15 @@
-"""Dataset folders on the Hugging Face Hub, through its own client: the endpoint is ``HF_ENDPOINT``, the token the client's."""
+"""Zoos as datasets on the Hugging Face Hub."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of the HTTP library that the client has chosen
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
-
-from ngbench import __version__
 from ngbench.errors import HubError, StoreWriteError
 from ngbench.progress import Progress, silent
+from ngbench.store.hub.client import commit_of, hub_api, hub_errors
 from ngbench.store.hub.from_folder import import_dataset
 from ngbench.store.hub.manifest import MANIFEST, Manifest, read_manifest
 from ngbench.store.hub.to_folder import export_dataset
@@ -54,8 +41,8 @@ def push(zoo: Zoo, repository: str, *, card: str | Path | None = None, private: 
     _check_repository(repository)
     with tempfile.TemporaryDirectory(prefix="ngbench-push-") as scratch:
         folder = export_dataset(zoo, Path(scratch) / zoo.name, card=card, progress=progress)
-        with _hub_errors(repository):
-            api = _api()
+        with hub_errors(repository):
+            api = hub_api()
             api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repository,
@@ -89,29 +76,21 @@ def download(address: str, path: str | Path | None = None, *, progress: Progress
     match = ADDRESS.fullmatch(address)
     if match is None:
         raise HubError(f"address {address!r} is none of a dataset; expected hf://owner/name or hf://owner/name@revision")
-    repository, revision = match["repository"], match["revision"]
+    repository = match["repository"]
     _check_repository(repository)
     path = Path(path) if path is not None else Path(f"{repository.partition('/')[2]}.h5")
     if path.exists():
         raise StoreWriteError(f"{str(path)!r} is there already; expected a new file: name another or remove it")
     folder = path.with_name(f"{path.name}.hub")
-    with _hub_errors(repository):
-        api = _api()
-        # All files come from one commit, even if another is pushed meanwhile.
-        revision = api.dataset_info(repository, revision=revision).sha
-        api.hf_hub_download(repository, MANIFEST, repo_type="dataset", revision=revision, local_dir=folder)
+    commit = commit_of(repository, revision=match["revision"])
+    commit.fetch(MANIFEST, folder)
     manifest = read_manifest(folder)
     _check_room(folder, manifest)
-    with _hub_errors(repository):
-        for entry in manifest.files:
-            api.hf_hub_download(repository, entry.path, repo_type="dataset", revision=revision, local_dir=folder)
+    for entry in manifest.files:
+        commit.fetch(entry.path, folder)
     zoo = import_dataset(folder, path, progress=progress)
     shutil.rmtree(folder)
     return zoo
-
-
-def _api() -> HfApi:
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="ngbench", library_version=__version__)
 
 
 def _check_repository(repository: str) -> None:
@@ -128,29 +107,3 @@ def _check_room(folder: Path, manifest: Manifest) -> None:
             f"the dataset declares {size_bytes} bytes of tables and values; {str(folder.parent)!r} has room for {free_bytes}; "
             "free some space or choose another folder"
         )
-
-
-@contextmanager
-def _hub_errors(repository: str) -> Iterator[None]:
-    """Turns what the Hub's client says into one sentence.
-
-    Raises:
-        HubError: The block met an error of the Hub or of the way to it.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        # The client wraps whatever ends the upload of a large file in one of these.
-        if not str(error).startswith("Error while uploading"):
-            raise
-        raise _hub_error(repository, f"{error} {error.__cause__}") from error
-    except (HFValidationError, HTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
-        status = f"HTTP {error.response.status_code}, " if isinstance(error, HfHubHTTPError) else ""
-        raise _hub_error(repository, f"{status}{error}") from error
-
-
-def _hub_error(repository: str, reason: str) -> HubError:
-    return HubError(
-        f"dataset {repository!r}: the Hub cannot be reached or refuses ({' '.join(reason.split())[:300]}); expected a dataset "
-        "that is there and open to your token: check the name, the network, HF_ENDPOINT and `hf auth login`"
-    )

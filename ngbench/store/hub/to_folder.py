@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ def export_dataset(
 
     Each split of the zoo is a configuration, its parts are that configuration's splits. The networks of a shard agree in
     their part of every split, so that no network stands in two files. The folder has its name only when it is complete.
+    Memory holds names, runs and parts of all networks, and of metadata, stored outputs and values one row group at a time.
 
     Args:
         zoo: The zoo.
@@ -74,8 +75,8 @@ def export_dataset(
     splits = ["default", *(name for name in zoo.written_order("splits") if name != "default")]
     columns = [ColumnEntry(name=c.name, role=c.role, dtype=c.dtype, description=c.description) for c in zoo.columns.values()]
     with _folder(folder) as partial:
-        outputs = _Outputs(zoo)
-        schema = network_schema(columns, outputs.entries)
+        outputs = [OutputsEntry(name=name, num_outputs=zoo.num_outputs(name)) for name in zoo.written_order("functional")]
+        schema = network_schema(columns, outputs)
         files = [
             *_write_networks(zoo, partial, _shards(zoo, splits, shard_bytes), schema=schema, outputs=outputs, progress=progress),
             _write_table(partial, "topologies/topologies.parquet", _topologies(zoo)),
@@ -83,8 +84,9 @@ def export_dataset(
         if zoo.diverged:
             diverged = pa.table(dict(zip(DIVERGED.names, zip(*zoo.diverged, strict=True), strict=True)), schema=DIVERGED)
             files.append(_write_table(partial, "diverged/diverged.parquet", diverged))
-        manifest = _manifest(zoo, splits=splits[1:], columns=columns, outputs=outputs.entries, files=files)
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        manifest = _manifest(zoo, splits=splits[1:], columns=columns, outputs=outputs, files=files)
+        left_out = {"withheld"} if manifest.withheld is None else None
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1, exclude=left_out) + "\n")
         texts = write_card(zoo, manifest, partial, card=card)
         write_croissant(zoo, manifest, partial, texts=texts)
     return folder
@@ -98,14 +100,6 @@ def _folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         partial.replace(folder)
-
-
-class _Outputs:
-    """The stored outputs of a zoo; each is one compressed piece in the file, and so read once."""
-
-    def __init__(self, zoo: Zoo):
-        self.arrays = {name: zoo.functional(name) for name in zoo.written_order("functional")}
-        self.entries = [OutputsEntry(name=name, num_outputs=array.shape[1]) for name, array in self.arrays.items()]
 
 
 def _shards(zoo: Zoo, splits: list[str], shard_bytes: int) -> Iterator[_Shard]:
@@ -134,31 +128,42 @@ def _pieces(rows: np.ndarray, sizes: np.ndarray, most: int, most_rows: int | Non
 
 
 def _write_networks(
-    zoo: Zoo, folder: Path, shards: Iterator[_Shard], *, schema: pa.Schema, outputs: _Outputs, progress: Progress
+    zoo: Zoo, folder: Path, shards: Iterator[_Shard], *, schema: pa.Schema, outputs: Sequence[OutputsEntry], progress: Progress
 ) -> Iterator[FileEntry]:
     (folder / "data").mkdir()
-    ids, run_ids, metadata = zoo.ids, zoo.run_ids, {name: zoo.metadata[name] for name in zoo.columns}
-    digests, topology_index = np.array([topology.digest for topology in zoo.topologies]), zoo.topology_index
+    network_bytes = 4 * zoo.num_values + sum(2 * entry.num_outputs for entry in outputs)
+    table_of = _tables(zoo, outputs, schema=schema)
     done = 0
     for shard in shards:
         with _parquet(folder / shard.path, schema) as writer:
-            for rows in _pieces(shard.rows, 4 * zoo.num_values[shard.rows], _ROW_GROUP_BYTES, _MOST_ROWS_A_GROUP):
-                columns = {
-                    "row": rows,
-                    "id": ids[rows],
-                    "run_id": run_ids[rows],
-                    "topology": digests[topology_index[rows]],
-                    **{metadata_field(name): values[rows] for name, values in metadata.items()},
-                }
-                arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
-                for name, values in outputs.arrays.items():
-                    offsets = np.arange(len(rows) + 1) * values.shape[1]
-                    arrays[outputs_field(name)] = _lists(values[rows].ravel(), offsets)
-                arrays["values"] = _lists(*zoo.flat_values(rows))
-                writer.write_table(pa.table(arrays, schema=schema), row_group_size=len(rows))
+            for rows in _pieces(shard.rows, network_bytes[shard.rows], _ROW_GROUP_BYTES, _MOST_ROWS_A_GROUP):
+                writer.write_table(table_of(rows), row_group_size=len(rows))
                 done += len(rows)
                 progress(done, len(zoo))
         yield _entry(folder, shard.path, num_rows=len(shard.rows), parts=shard.parts)
+
+
+def _tables(zoo: Zoo, outputs: Sequence[OutputsEntry], *, schema: pa.Schema) -> Callable[[np.ndarray], pa.Table]:
+    """Gives the table of some rows of a zoo, whose metadata, stored outputs and values are read for these alone."""
+    ids, run_ids, topology_index = zoo.ids, zoo.run_ids, zoo.topology_index
+    digests = np.array([topology.digest for topology in zoo.topologies])
+
+    def table_of(rows: np.ndarray) -> pa.Table:
+        columns = {
+            "row": rows,
+            "id": ids[rows],
+            "run_id": run_ids[rows],
+            "topology": digests[topology_index[rows]],
+            **{metadata_field(name): zoo.column(name, rows) for name in zoo.columns},
+        }
+        arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
+        for entry in outputs:
+            offsets = np.arange(len(rows) + 1) * entry.num_outputs
+            arrays[outputs_field(entry.name)] = _lists(zoo.functional(entry.name, rows).ravel(), offsets)
+        arrays["values"] = _lists(*zoo.flat_values(rows))
+        return pa.table(arrays, schema=schema)
+
+    return table_of
 
 
 def _lists(flat: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
@@ -217,6 +222,7 @@ def _manifest(
             columns=columns,
             outputs=outputs,
             files=files,
+            withheld=info.withheld,
         )
     except ValidationError as error:
         first = error.errors()[0]

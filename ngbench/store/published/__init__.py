@@ -4,7 +4,7 @@ One module a zoo. Files are read as hostile: no pickle runs code, no archive wri
 """
 
 from ngbench.registry import Registry
-from ngbench.store.published.record import Architecture, Evaluation, PublishedNetwork, PublishedZoo, RemoteFile
+from ngbench.store.published.record import Architecture, Evaluation, HubModels, PublishedNetwork, PublishedZoo, RemoteFile
 
 PUBLISHED: Registry[PublishedZoo] = Registry("published zoo")
 
@@ -70,4 +70,4 @@ for _module, _zoos in _MODULES.items():
     for _name, _entry in _zoos.items():
         PUBLISHED.register(_name, f"{__name__}.{_module}:{_entry}")
 
-__all__ = ["FAMILIES", "PUBLISHED", "Architecture", "Evaluation", "PublishedNetwork", "PublishedZoo", "RemoteFile"]
+__all__ = ["FAMILIES", "PUBLISHED", "Architecture", "Evaluation", "HubModels", "PublishedNetwork", "PublishedZoo", "RemoteFile"]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ngbench.errors import ForeignZooError
-from ngbench.store.published.record import Part, PublishedNetwork, PublishedZoo
+from ngbench.store.published.record import HubModels, Part, PublishedNetwork, PublishedZoo
 from ngbench.store.published.restricted import find_all, number, read_json, whole
 from ngbench.zoo.columns import Column
 
@@ -178,12 +178,14 @@ def _metadata(header: Mapping[str, str], path: Path) -> dict[str, Any]:
     if not isinstance(classes, list) or not all(isinstance(entry, int | str) for entry in classes):
         raise ForeignZooError(f"{str(path)!r} names the classes {text[:80]!r}; expected a list")
     state = path.with_name("trainer_state.json")
-    best = read_json(state).get("best_metric") if state.is_file() else None
+    trained = read_json(state) if state.is_file() else {}
+    if not isinstance(trained, dict):
+        raise ForeignZooError(f"{str(state)!r} holds a {type(trained).__name__}; expected what a trainer recorded")
     return {
         "classes": ",".join(str(entry) for entry in sorted(classes, key=lambda entry: (isinstance(entry, str), entry))),
         "learning_rate": number(header.get("learning_rate"), where=f"'learning_rate' in {str(path)!r}"),
         "epochs": number(header.get("epochs"), where=f"'epochs' in {str(path)!r}"),
-        "val_accuracy": number(best, where=f"'best_metric' in {str(state)!r}"),
+        "val_accuracy": number(trained.get("best_metric"), where=f"'best_metric' in {str(state)!r}"),
     }
 
 
@@ -197,7 +199,7 @@ def _architecture(config: Any, parameters: Mapping[str, np.ndarray], path: Path)
             f"the config of {str(path)!r} has sizes {sizes} for {', '.join(_SIZES)}; expected positive ones that fit"
         )
     epsilon = number(config.get("layer_norm_eps", 1e-12), where=f"'layer_norm_eps' in the config of {str(path)!r}")
-    return Vit(*sizes, num_classes=len(parameters["classifier.bias"]), epsilon=epsilon)
+    return Vit(*sizes, num_classes=parameters["classifier.bias"].size, epsilon=epsilon)
 
 
 def _zoo(subset: str, title: str) -> PublishedZoo:
@@ -209,6 +211,14 @@ def _zoo(subset: str, title: str) -> PublishedZoo:
         "https://huggingface.co/datasets/ProbeX/Model-J",
         _COLUMNS,
         partial(read, subset=subset),
+        hub_models=HubModels(
+            "ProbeX/Model-J",
+            subset,
+            "hf_model_id",
+            f"ProbeX/Model-J__{subset}__",
+            ("config.json", "model.safetensors"),
+            ("trainer_state.json",),
+        ),
         references=(REFERENCE,),
     )
 

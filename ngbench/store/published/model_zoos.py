@@ -166,7 +166,10 @@ def _without_prefix(content: Mapping[str, Any]) -> dict[str, Any]:
 def _architecture(config: Mapping[str, Any], content: Mapping[str, Any], *, where: str) -> Architecture:
     """As the configuration and the parameters have it; dropout shows in the names of the layers."""
     if "conv1.weight" in content and "fc.bias" in content:
-        return Resnet18(num_channels=int(np.shape(content["conv1.weight"])[1]), num_classes=len(content["fc.bias"]))
+        stem, head = np.shape(content["conv1.weight"]), np.shape(content["fc.bias"])
+        if len(stem) != 4 or len(head) != 1:
+            raise ForeignZooError(f"{where} has conv1.weight of shape {stem}, fc.bias of {head}; expected those of a ResNet-18")
+        return Resnet18(num_channels=stem[1], num_classes=head[0])
     activation, first = config.get("model::nlin"), content.get("module_list.0.weight")
     if activation not in _ACTIVATIONS:
         raise ForeignZooError(f"{where} has model::nlin {activation!r}; expected one of {', '.join(_ACTIVATIONS)}")

@@ -65,6 +65,27 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
+class HubModels:
+    """Networks that are repositories of models on the Hugging Face hub, one each, which tables of a dataset there name.
+
+    Args:
+        dataset: Owner and name of the dataset.
+        subset: Folder in it whose Parquet files, one or more for each part, name the networks.
+        column: Where these have owner and name of each repository.
+        prefix: What the names of all repositories begin with.
+        files: What the reader needs of each repository.
+        optional: What it takes where it is there.
+    """
+
+    dataset: str
+    subset: str
+    column: str
+    prefix: str
+    files: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How what is recorded of networks was measured, so that it can be measured again.
 
@@ -101,6 +122,7 @@ class PublishedZoo:
         read: Gives the networks of the unpacked folder, in an order that does not depend on the machine.
         files: What to download; empty where it takes a browser.
         hub_dataset: Owner and name of a dataset on the Hugging Face hub whose Parquet files are the zoo.
+        hub_models: The repositories that are its networks, where it is too large to be downloaded as a whole.
         references: Names of the reference splits that the files may hold.
         evaluation: How its networks were tested; None where that is not known, or was not on images.
         version: Of the conversion: the same files and version give the same zoo file.
@@ -116,6 +138,7 @@ class PublishedZoo:
     _: KW_ONLY
     files: tuple[RemoteFile, ...] = ()
     hub_dataset: str = ""
+    hub_models: HubModels | None = None
     references: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
     version: str = "1"
@@ -123,4 +146,4 @@ class PublishedZoo:
     @property
     def is_downloadable(self) -> bool:
         """Whether it can be downloaded without a browser."""
-        return bool(self.files or self.hub_dataset)
+        return bool(self.files or self.hub_dataset or self.hub_models)

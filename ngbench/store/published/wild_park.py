@@ -113,8 +113,9 @@ def read(folder: Path) -> Iterator[PublishedNetwork]:
     for path in find_all(folder, "**/checkpoint.pt"):
         run_id, checkpoint = path.parts[-3:-1]
         content, where = read_records(path), repr(str(path))
-        missing = [key for key in ("model", "config", "iteration", "last_result") if key not in content]
-        if not isinstance(content, dict) or missing:
+        keys = ("model", "config", "iteration", "last_result")
+        missing = [key for key in keys if key not in content] if isinstance(content, dict) else list(keys)
+        if missing:
             raise ForeignZooError(f"{where} lacks {missing}; expected model, config, iteration and last_result")
         architecture = _architecture(plain(content["config"]), where)
         result = plain(content["last_result"])

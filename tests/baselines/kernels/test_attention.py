@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from baselines.kernels import attention
-from baselines.kernels.attention import Tiles, applies, relational_attention
+from baselines.kernels.attention import TILES, Tiles, applies, relational_attention
 
 SMALL = Tiles(nodes=4, forward=(16, 1), backward_nodes=(16, 1), backward_pairs=(32, 1))
 
@@ -62,12 +62,20 @@ def test_the_output_and_every_gradient_are_those_of_the_formula(graphs, nodes, c
     compare(tensors, heads, mask, precision="ieee", tiles=SMALL, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_programs", [1, 1000])
-def test_nothing_is_read_that_was_not_written(most_programs, monkeypatch, poisoned_memory):
-    monkeypatch.setattr(attention, "MOST_PROGRAMS", most_programs)
+def test_nothing_is_read_that_was_not_written(most_programs, poisoned_memory):
     tensors = draw(graphs=2, nodes=21, channels=16, heads=2, width=16)
     mask = torch.arange(21) < torch.tensor([[3], [18]])
-    compare(tensors, 2, mask, precision="ieee", tiles=SMALL, atol=1e-5)
+    compare(tensors, 2, mask, precision="ieee", tiles=replace(SMALL, most_programs=most_programs), atol=1e-5)
+
+
+@pytest.mark.parametrize(("nodes", "masked"), [(19, False), (18, True)])
+def test_gradients_with_attended_nodes_across_are_those_of_the_formula(nodes, masked):
+    tensors = draw(graphs=2, nodes=nodes, channels=32, heads=2, width=16)
+    mask = torch.arange(nodes) < torch.tensor([[nodes], [nodes - 7]]) if masked else None
+    tiles = replace(SMALL, backward_nodes=(16, 1), across=True, most_programs=20)
+    compare(tensors, 2, mask, precision="ieee", tiles=tiles, atol=1e-5)
 
 
 def test_pairs_in_bfloat16_give_results_in_bfloat16_and_gradients_in_the_dtype_of_each_tensor():
@@ -110,6 +118,15 @@ def test_on_a_gpu_too(nodes, channels, width, masked, precision, atol):
     tensors = draw(graphs=3, nodes=nodes, channels=channels, heads=8, width=width, device="cuda")
     mask = torch.arange(nodes, device="cuda") < torch.tensor([[nodes], [nodes - 5], [1]], device="cuda") if masked else None
     compare(tensors, 8, mask, precision=precision, atol=atol)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize(("precision", "atol"), [("tf32x3", 1e-4), ("bf16", 1e-1)])
+def test_gradients_of_nodes_both_ways_on_a_gpu(across, precision, atol):
+    tensors = draw(graphs=3, nodes=67, channels=32, heads=8, width=16, device="cuda")
+    tiles = replace(TILES[32], backward_nodes=(16, 1) if across else (32, 2), across=across)
+    compare(tensors, 8, None, precision=precision, tiles=tiles, atol=atol)
 
 
 @pytest.mark.gpu

@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
+from baselines.kernels import messages
 from baselines.kernels.messages import LAUNCHES, Incidence, fused_messages, is_available
 from baselines.reading.message_passing import Aggregate, FlatWiring, Linear, SumOfEnds, Wiring
 from ngbench.testing import SEVERAL_STRUCTURES, attention_topology, cnn_topology, residual_topology
@@ -46,6 +47,8 @@ INTERPRETED = {
     "first-layer": Case(Wiring.of(TINY, False), 1, 16, updates=False),
     "flat": Case(FlatWiring.of([(TINY, 1), (OTHER, 1)], reverse_edges=False), 1, 16),
     "bfloat16": Case(Wiring.of(TINY, False), 16, 16, dtype=torch.bfloat16),
+    "summed": Case(Wiring.of(TINY, True), 11, 16),
+    "summed-first-layer": Case(Wiring.of(TINY, True), 5, 16, updates=False),
 }
 LARGEST_ERROR = {torch.float32: 1e-5, torch.bfloat16: 0.05}
 
@@ -139,7 +142,12 @@ def interpret_all():
         return interpreter._LangPatchScope()
 
     interpreter._patch_lang_tensor, interpreter._patch_lang = patch_tensor_with_index, patch_language_once
-    print(json.dumps({name: errors(case) for name, case in INTERPRETED.items()}))
+    found = {name: errors(case) for name, case in INTERPRETED.items() if not name.startswith("summed")}
+    for launches in LAUNCHES.values():
+        launches[16] = replace(launches[16], num_programs=20, sums_in=("ieee",))
+    messages.MOST_IN_INT32 = 1
+    found |= {name: errors(case) for name, case in INTERPRETED.items() if name.startswith("summed")}
+    print(json.dumps(found))
 
 
 TOPOLOGIES = {
@@ -251,6 +259,19 @@ def test_rounded_products_and_storage_stay_near(precision, dtype, largest, chann
     case = Case(Wiring.of(residual_topology(), True), 37, channels, precision=precision, dtype=dtype)
     found = errors(case, device="cuda")
     assert max(found.values()) < largest, found
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "dtype", "largest"), [("tf32x3", torch.float32, 1e-4), ("bf16", torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("channels", [16, 32, 64])
+def test_gradients_of_weights_that_are_summed_on_the_way_are_the_same(precision, dtype, largest, channels, monkeypatch):
+    for kernel in ("gradients_of_messages", "gradients_of_update"):
+        launch = replace(LAUNCHES[kernel][channels], sums_in=(precision,))
+        monkeypatch.setitem(LAUNCHES[kernel], channels, launch)
+    for num_graphs in (8, 37):
+        case = Case(Wiring.of(residual_topology(), True), num_graphs, channels, precision=precision, dtype=dtype)
+        found = errors(case, device="cuda")
+        assert max(found.values()) < largest, found
 
 
 @pytest.mark.gpu

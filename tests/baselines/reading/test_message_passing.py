@@ -3,13 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from baselines.reading.message_passing import (
     FLAT_ROWS,
     SMALLEST_VARIANCE,
     Aggregate,
+    AggregateOfEdges,
     FlatWiring,
     Linear,
+    LinearOfSiLU,
+    LinearWithSums,
     SumOfEnds,
     Wiring,
     _copied,
@@ -275,3 +279,44 @@ def test_tables_of_parts_are_not_kept():
             assert all(on_device(table, device) is table for table in tables)
     # one for each of the two convolutions and for each reversed
     assert _copied.cache_info().currsize - before.currsize <= 4
+
+
+def both_ways_back(ours, theirs, given):
+    """Results of two functions and their gradients, for the same random gradient of the result."""
+    found = []
+    for function in (ours, theirs):
+        tensors = [tensor.detach().clone().requires_grad_() for tensor in given]
+        out = function(*tensors)
+        weights = torch.linspace(-2, 3, out.numel(), dtype=out.dtype).cos().view(out.shape)
+        found.append([out.detach(), *torch.autograd.grad((out * weights).sum(), tensors)])
+    return found
+
+
+def test_a_linear_layer_with_sums_is_that_of_torch():
+    torch.manual_seed(0)
+    given = [torch.randn(shape, dtype=torch.float64) for shape in ((5, 3, 7), (4, 7), (4,))]
+    found = both_ways_back(LinearWithSums.apply, functional.linear, given)
+    assert all(torch.allclose(*pair, rtol=1e-12, atol=1e-12) for pair in zip(*found, strict=True))
+
+
+def test_a_linear_layer_that_keeps_what_its_silu_takes_is_that_of_torch():
+    torch.manual_seed(0)
+    given = [torch.randn(shape, dtype=torch.float64) for shape in ((5, 3, 7), (4, 7), (4,))]
+    found = both_ways_back(LinearOfSiLU.apply, lambda x, *layer: functional.linear(functional.silu(x), *layer), given)
+    assert all(torch.allclose(*pair, rtol=1e-12, atol=1e-12) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("reverse_edges", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+def test_an_aggregate_that_computes_scales_and_shifts_again_is_the_aggregate(flat, reverse_edges):
+    torch.manual_seed(0)
+    topology, graphs, channels = residual_topology(), 1 if flat else 3, 5
+    wiring = FlatWiring.of([(topology, 2)], reverse_edges=reverse_edges) if flat else Wiring.of(topology, reverse_edges)
+    shapes = [(wiring.num_edges, graphs, channels)] * 2 + [(2 * channels, channels), (2 * channels,)]
+    given = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    ours, theirs = both_ways_back(
+        lambda *tensors: AggregateOfEdges.apply(*tensors, wiring),
+        lambda edges, ends, *layer: Aggregate.apply(functional.linear(edges, *layer), ends, wiring),
+        given,
+    )
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in zip(ours, theirs, strict=True))

@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-from types import SimpleNamespace
-
 import pytest
 
 PHONE, SCREEN = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A Chromium; where none is installed its tests are skipped, unless NGBENCH_BROWSER=1 says that there is one."""
-    missing = pytest.fail if os.environ.get("NGBENCH_BROWSER") == "1" else pytest.skip
-    try:
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError:
-        missing('playwright is not installed: pip install "ngbench[test]"')
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        missing(f"no browser is installed: expected one of {', '.join(NAMES)} on the PATH")
-    # Chromium refuses to run as root inside its sandbox
-    arguments = [*OFFLINE, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
-def opened(browser, page_path):
+def opened(opens, page_path):
     """Opens the page in a window; the tab and what it said and asked for."""
-    with contextlib.ExitStack() as stack:
 
-        def opens(viewport, scheme="light"):
-            context = browser.new_context(viewport=viewport, color_scheme=scheme)
-            stack.callback(context.close)
-            tab, said, asked = context.new_page(), [], []
-            tab.on("console", lambda message: said.append(message.text))
-            tab.on("pageerror", lambda error: said.append(str(error)))
-            tab.on("dialog", lambda dialog: said.append(dialog.message))
-            tab.on("request", lambda request: asked.append(request.url))
-            tab.goto(page_path.as_uri())
-            tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-            return SimpleNamespace(tab=tab, said=said, asked=asked)
+    def opened(viewport, scheme="light"):
+        shown = opens(page_path, viewport, scheme)
+        shown.tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        return shown
 
-        yield opens
+    return opened
 
 
 BEYOND = """found => found.filter(e => !e.closest('.scroll, .skip') && e.getBoundingClientRect().right > innerWidth + 1)

@@ -23,10 +23,12 @@ from ngbench.store.hub.manifest import MANIFEST
 
 @dataclass
 class Hub:
-    """One dataset as the server keeps it.
+    """One dataset and some models as the server keeps them.
 
     Args:
-        commits: Files by path, commit by commit.
+        commits: Files of the dataset by path, commit by commit.
+        models: Files of each model by path.
+        lies: The sha256 that the server names of files of models, by path, in place of their own.
         requests: ``"GET /path"`` of each request.
         cut_after: Bytes after which the next answers with a file end early; None for whole files.
         refuses: Status of every answer; None to serve.
@@ -34,6 +36,8 @@ class Hub:
     """
 
     commits: list[dict[str, bytes]] = field(default_factory=list)
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    lies: dict[str, str] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
@@ -97,7 +101,28 @@ def _info(handler, hub, body, revision="main"):
     if not hub.commits:
         return handler.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
     sha = hub.sha() if revision == "main" else revision
-    return handler.answer({"id": "owner/tiny", "sha": sha, "siblings": [], "tags": [], "private": False})
+    files = hub.commits[int(sha, 16) - 1]
+    return handler.answer({"id": "owner/tiny", "sha": sha, "siblings": _siblings(files, {}), "tags": [], "private": False})
+
+
+def _siblings(files, lies):
+    lfs = {path: {"sha256": lies.get(path, hashlib.sha256(data).hexdigest()), "size": len(data)} for path, data in files.items()}
+    return [
+        {"rfilename": path, "size": len(data), "blobId": "0"}
+        | ({"lfs": lfs[path] | {"pointerSize": 100}} if path.endswith((".parquet", ".safetensors")) else {})
+        for path, data in files.items()
+    ]
+
+
+def _model_info(handler, hub, body, model):
+    if model not in hub.models:
+        return handler.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+    siblings = _siblings(hub.models[model], hub.lies)
+    return handler.answer({"id": model, "sha": hub.sha(7), "siblings": siblings, "tags": [], "private": False})
+
+
+def _resolve_model(handler, hub, body, model, revision, path):
+    _serve(handler, hub, hub.models[model].get(path), revision=revision, path=path)
 
 
 def _tree(handler, hub, body):
@@ -144,7 +169,10 @@ def _commit(handler, hub, body):
 
 
 def _resolve(handler, hub, body, revision, path):
-    data = hub.commits[int(revision, 16) - 1].get(path)
+    return _serve(handler, hub, hub.commits[int(revision, 16) - 1].get(path), revision=revision, path=path)
+
+
+def _serve(handler, hub, data, *, revision, path):
     if data is None:
         return handler.answer({"error": "no file"}, 404, X_Error_Code="EntryNotFound")
     headers = {"X_Repo_Commit": revision, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept_Ranges": "bytes"}
@@ -154,7 +182,7 @@ def _resolve(handler, hub, body, revision, path):
         start = int(asked[1])
         headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         return handler.answer(data[start:], 206, **headers)
-    if hub.cut_after is not None and handler.command == "GET" and path.endswith(".parquet"):
+    if hub.cut_after is not None and handler.command == "GET" and path.endswith((".parquet", ".safetensors")):
         handler.send_response(200)
         for name, text in {**headers, "Content_Length": str(len(data))}.items():
             handler.send_header(name.replace("_", "-"), text)
@@ -176,6 +204,8 @@ _ROUTES = {
     "PUT /lfs/(?P<oid>[0-9a-f]{64})": _put,
     "POST /api/datasets/owner/tiny/commit/main": _commit,
     "(?:GET|HEAD) /datasets/owner/tiny/resolve/(?P<revision>[^/]+)/(?P<path>.+)": _resolve,
+    "GET /api/models/(?P<model>[^/]+/[^/]+)": _model_info,
+    "(?:GET|HEAD) /(?P<model>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)": _resolve_model,
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ngbench.errors import ChecksumError, StoreFormatError, StoreWriteError
 from ngbench.store import open_zoo
-from ngbench.store.hub import export_dataset, import_dataset, is_dataset_folder
+from ngbench.store.hub import export_dataset, from_folder, import_dataset, is_dataset_folder
 
 
 def refused(exported, text, error=StoreFormatError):
@@ -141,6 +141,13 @@ def with_values(table, change):
 def test_a_forged_number_is_found_by_the_hash_of_the_zoo_file(exported, edit_table):
     edit_table(lambda table: with_values(table, lambda values: [values[0] + 1, *values[1:]]))
     refused(exported, r"gives a zoo file with sha256 [0-9a-f]{64}; expected [0-9a-f]{64}", error=ChecksumError)
+
+
+def test_a_footer_that_counts_more_rows_than_there_are_is_found(exported, tmp_path, monkeypatch):
+    in_order = from_folder._in_order
+    monkeypatch.setattr(from_folder, "_in_order", lambda *given, **options: [next(in_order(*given, **options)).slice(0, 4)])
+    with pytest.raises(StoreFormatError, match="exported' has 4 networks; expected 17; fetch the folder again"):
+        import_dataset(exported, tmp_path / "back.h5")
 
 
 def test_a_row_group_that_declares_too_much_is_refused(exported, monkeypatch):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -69,6 +70,39 @@ def test_shards_hold_so_many_bytes_and_progress_is_told(tiny_zoo, tmp_path, monk
         assert entry.num_rows == len(table)
     assert told[-1] == (len(tiny_zoo), len(tiny_zoo))
     assert len(told) > len(read_manifest(folder).networks)
+
+
+def test_no_more_is_read_of_metadata_and_outputs_than_a_row_group_needs(tiny, tmp_path, monkeypatch):
+    num_networks, num_outputs, piece_bytes, group_bytes = 300, 51, 4096, 6000
+    monkeypatch.setattr("ngbench.store.arrays.PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr("ngbench.store.hub.to_folder._ROW_GROUP_BYTES", group_bytes)
+    rng = np.random.default_rng(4)
+    with ZooWriter(tmp_path / "a.h5", tiny.info, columns=[Column("note", "identity", "str", "a long text")]) as writer:
+        rows = rng.normal(size=(num_networks, tiny.topologies[-1].num_values)).astype(np.float32)
+        notes = [f"{index:>200}" for index in range(num_networks)]
+        outputs = rng.normal(size=(num_networks, num_outputs)).astype(np.float16)
+        ids = [f"network-{index:03d}" for index in range(num_networks)]
+        writer.append(tiny.topologies[-1], rows, ids=ids, metadata={"note": notes}, functional={"digits": outputs})
+    (tmp_path / "card.md").write_text("# tiny\n\nBy hand.\n")
+    read, zoo, reads = h5py.Dataset.__getitem__, Zoo(tmp_path / "a.h5"), {"/metadata/note": [], "/functional/digits": []}
+
+    def spied(dataset, key, **options):
+        found = read(dataset, key, **options)
+        reads.setdefault(dataset.name, []).append(found.nbytes)
+        return found
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", spied)
+    folder = export_dataset(zoo, tmp_path / "folder", card=tmp_path / "card.md")
+    for name, whole_bytes in (("/metadata/note", 200 * num_networks), ("/functional/digits", 2 * num_outputs * num_networks)):
+        assert 0 < max(reads[name]) <= piece_bytes < whole_bytes / 5
+    # the control: what reads a column as a whole is seen
+    zoo.functional("digits")
+    assert max(reads["/functional/digits"]) == outputs.nbytes
+    network_bytes = 4 * rows.shape[1] + 2 * num_outputs
+    for path in (folder / "data").iterdir():
+        groups = pq.ParquetFile(path).metadata
+        assert max(groups.row_group(index).num_rows for index in range(groups.num_row_groups)) <= group_bytes // network_bytes
+    assert import_dataset(folder, tmp_path / "b.h5").sha256 == zoo.sha256
 
 
 def test_columns_whose_names_are_taken_get_a_prefix(tiny, tmp_path):

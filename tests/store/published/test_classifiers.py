@@ -74,6 +74,10 @@ def park_config(**changed):
     return config | {"activation": list(PARK.activations)} | changed
 
 
+def nested(depth):
+    return [nested(depth - 1)] if depth else 3
+
+
 def park(path, node, *, seed=1, **changed):
     content = {"model": random_state(PARK, seed), "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}}
     content |= {"config": node(park_config()), "iteration": 40, "last_result": {"test/acc": 0.625, "test/loss": 1.5, "x": None}}
@@ -114,6 +118,7 @@ def test_a_network_of_the_park_adds_its_skips_before_the_activation(omegaconf, t
     [
         ({"iteration": ...}, r"lacks \['iteration'\]"),
         ({"iteration": 1.5}, "'iteration' in .* is 1.5; expected a whole number"),
+        ({"config": park_config(channels=nested(25))}, "a configuration is nested more than 20 deep; expected lists and numbers"),
         ({"last_result": 3}, "holds no state dict or no result"),
         ({"config": 3}, "has None as 'channels'; expected a list"),
         ({"config": park_config(kernel_size=[3, 5])}, "has lists for .* layers; expected one entry a layer"),
@@ -149,6 +154,13 @@ def test_a_pickle_that_would_run_code_runs_nothing(omegaconf, tmp_path):
     assert not (tmp_path / "harm").exists()
     torch.load(tmp_path / "siren/randinit_smaller_5s/net1.pth", weights_only=False)
     assert (tmp_path / "harm").exists()
+
+
+def test_a_checkpoint_of_the_park_that_is_no_dictionary_is_refused(tmp_path):
+    for content in (3, [1, 2], torch.ones(3)):
+        save(tmp_path / "files/zoo/a/c/checkpoint.pt", content)
+        with pytest.raises(ForeignZooError, match=r"lacks \['model', 'config', 'iteration', 'last_result'\]; expected model"):
+            import_zoo(PUBLISHED["cnn-wild-park"], tmp_path / "files", tmp_path / "zoo.h5")
 
 
 def test_a_split_of_the_park_without_paths_is_refused(omegaconf, tmp_path):
@@ -253,6 +265,20 @@ def test_files_of_the_model_zoos_with_other_content_are_refused(tmp_path):
     save(home / "checkpoint_000003/checkpoints", {"module_list.0.weight": torch.zeros(8, 1, 3, 3)})
     with pytest.raises(ForeignZooError, match=r"first convolution of shape \(8, 1, 3, 3\)"):
         import_zoo(published, tmp_path / "other", out)
+    for state, text in (
+        ({"module_list.0.bias": torch.zeros(8)}, "holds module_list.0.bias; expected a CNN as module_list.0, ... or a ResNet-18"),
+        (
+            {"conv1.weight": torch.zeros(8), "fc.bias": torch.zeros(3)},
+            r"conv1.weight of shape \(8,\), fc.bias of \(3,\)",
+        ),
+    ):
+        save(home / "checkpoint_000003/checkpoints", state)
+        with pytest.raises(ForeignZooError, match=text):
+            import_zoo(published, tmp_path / "other", out)
+    (home / "params.json").write_text("[]")
+    with pytest.raises(ForeignZooError, match="a' has no configuration; expected params.json, or config in result.json"):
+        import_zoo(published, tmp_path / "other", out)
+    (home / "params.json").write_text("{}")
     (home / "checkpoint_000003/checkpoints").unlink()
     with pytest.raises(ForeignZooError, match="lacks the file 'checkpoints'"):
         import_zoo(published, tmp_path / "other", out)
@@ -262,6 +288,10 @@ def test_files_of_the_model_zoos_with_other_content_are_refused(tmp_path):
     save(tmp_path / "vectors/a.pt", {"trainset": {"data_in": [{}], "paths": ["a", "b"], "properties": {}}})
     with pytest.raises(ForeignZooError, match="has no list 'paths' of 1 entries"):
         import_zoo(published, tmp_path / "vectors", out)
+    for sets in ({"data_in": 3, "properties": {}}, {"data_in": [], "properties": []}, 3):
+        save(tmp_path / "vectors/a.pt", {"trainset": sets})
+        with pytest.raises(ForeignZooError, match="'trainset' in .*a.pt' has no lists data_in and properties; expected a set"):
+            import_zoo(published, tmp_path / "vectors", out)
     save(tmp_path / "vectors/a.pt", {"x": 1})
     with pytest.raises(ForeignZooError, match="has no trainset, valset or testset"):
         import_zoo(published, tmp_path / "vectors", out)

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ngbench.errors import DownloadError, ForeignZooError
+from ngbench.errors import ForeignZooError
 from ngbench.graph import restore
-from ngbench.store import PUBLISHED, download_zoo, import_zoo
+from ngbench.store import PUBLISHED, import_zoo
 from ngbench.store.published.model_j import Vit
 
 NAMES = ("unet.down_blocks.0.attn1.to_q.", "unet.mid_block.attn2.to_out.0.")
@@ -71,15 +71,6 @@ def test_a_damaged_parquet_file_is_refused(tmp_path):
         import_zoo(PUBLISHED["lora-ws-1k"], tmp_path / "files", tmp_path / "zoo.h5")
 
 
-def test_a_dataset_that_the_hub_does_not_give_is_a_download_error(tmp_path, monkeypatch):
-    def fails(*_, **__):
-        raise OSError("no route to the hub")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
-    with pytest.raises(DownloadError, match="dataset 'jacekduszenko/lora-ws-1k' does not come .*no route to the hub"):
-        download_zoo(PUBLISHED["lora-ws-1k"], tmp_path / "files")
-
-
 CONFIG = {
     "model_type": "vit", "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
     "image_size": 8, "patch_size": 4, "num_channels": 3, "layer_norm_eps": 1e-12,
@@ -133,6 +124,17 @@ def test_transformers_of_another_form_are_refused(tmp_path, changed, text):
     vit(tmp_path / "files", VIT.module().state_dict(), **changed)
     with pytest.raises(ForeignZooError, match=text):
         import_zoo(PUBLISHED["model-j-supvit"], tmp_path / "files", tmp_path / "zoo.h5")
+
+
+def test_what_a_trainer_recorded_is_told_from_other_lists(tmp_path):
+    home = vit(tmp_path / "files", VIT.module().state_dict())
+    for text, fault in (
+        ("[1]", "holds a list; expected what a trainer recorded"),
+        ('{"best_metric": "a"}', "is 'a'; expected a num"),
+    ):
+        (home / "trainer_state.json").write_text(text)
+        with pytest.raises(ForeignZooError, match=f"trainer_state.json' {fault}"):
+            import_zoo(PUBLISHED["model-j-supvit"], tmp_path / "files", tmp_path / "zoo.h5")
 
 
 def test_a_damaged_or_foreign_transformer_is_refused(tmp_path):

@@ -205,12 +205,22 @@ def test_a_field_of_the_arena_keeps_its_function_place_and_part(tmp_path):
         ({"labels": h5py.ExternalLink("other.hdf5", "labels")}, "has no dataset 'labels' of its own"),
         ({"config": [["weights", [2, 5]]]}, r"has \"\['weights', \[2, 5\]\]\" in param_config"),
         ({"config": [["output_linear.bias", [3, 1]]]}, r"gives 'output_linear.bias' the shape \[3, 1\]; expected 1 axes"),
+        ({"config": [["output_linear.kernel", [3]]]}, r"gives 'output_linear.kernel' the shape \[3\]; expected 2 axes"),
         ({"config": CONFIG[::-1]}, "expected the layers of a SIREN, bias before kernel"),
     ],
 )
 def test_arena_files_of_another_layout_are_refused(tmp_path, changed, text):
     arena(tmp_path / "files/mnist_0-4.hdf5", 0, 4, **changed)
     with pytest.raises(ForeignZooError, match=text):
+        import_zoo(PUBLISHED["neural-field-arena-mnist"], tmp_path / "files", tmp_path / "zoo.h5")
+
+
+def test_an_arena_file_without_one_text_of_its_layout_is_refused(tmp_path):
+    arena(tmp_path / "files/mnist_0-4.hdf5", 0, 4)
+    with h5py.File(tmp_path / "files/mnist_0-4.hdf5", "r+") as file:
+        del file["param_config"]
+        file.create_dataset("param_config", (2,), dtype=h5py.string_dtype())
+    with pytest.raises(ForeignZooError, match="has 2 entries of param_config; expected one text"):
         import_zoo(PUBLISHED["neural-field-arena-mnist"], tmp_path / "files", tmp_path / "zoo.h5")
 
 

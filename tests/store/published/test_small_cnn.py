@@ -159,6 +159,21 @@ def test_files_of_another_layout_are_refused(tmp_path, fault, text):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["files"]
 
 
+def test_a_split_beside_too_few_metrics_is_refused(tmp_path):
+    write(tmp_path / "files", rows=metrics()[:-1], weights=np.zeros((33, 4970), np.float32), order="")
+    (tmp_path / "files/mnist_split.csv").write_text("".join(f"{row}\n" for row in range(33)))
+    with pytest.raises(ForeignZooError, match="metrics.csv.gz' has 32 rows; expected 33, one for each row of weights.npy"):
+        import_zoo(PUBLISHED["small-cnn-mnist"], tmp_path / "files", tmp_path / "zoo.h5")
+
+
+@pytest.mark.parametrize("name", ["layout.csv", "metrics.csv.gz"])
+def test_tables_that_are_missing_are_named(tmp_path, name):
+    write(tmp_path / "files", order="")
+    (tmp_path / "files/mnist" / name).unlink()
+    with pytest.raises(ForeignZooError, match=f"there is no '.*{name}'; expected it beside weights.npy"):
+        import_zoo(PUBLISHED["small-cnn-mnist"], tmp_path / "files", tmp_path / "zoo.h5")
+
+
 def test_a_split_that_is_no_order_is_refused(tmp_path):
     write(tmp_path / "files", order="")
     (tmp_path / "files/mnist_split.csv").write_text("0\n" * 33)
