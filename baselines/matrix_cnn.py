@@ -22,6 +22,9 @@ from ngbench.loading import GraphBatch, GraphBundle, GraphDataset, Normalization
 from ngbench.loading.batch import fit_kernel
 from ngbench.methods import MethodInfo
 
+SIZES_AT_ONCE = 8
+"""Padded sizes that the images of mixed networks have, about. Fewer networks at once would make convolutions of a few images."""
+
 
 @dataclass(frozen=True)
 class Config(Training):
@@ -142,6 +145,56 @@ def table_rows(vocabulary: Vocabulary, variants: tuple[Topology, ...], device: t
 
 
 @dataclass(frozen=True)
+class GatheredImages:
+    """Which values of a network the images of one padded size show.
+
+    Args:
+        places: Of the images among all of the network, int64 ``[images]``.
+        entries: One more than the position of each pixel's value, int32 ``[images, channels, targets, sources]``; 0 for none.
+        mask: Which pixels are real, ``[images, 1, targets, sources]``.
+    """
+
+    places: Tensor
+    entries: Tensor
+    mask: Tensor
+
+
+@lru_cache(maxsize=256)
+def gathered_images(topology: Topology, vocabulary: Vocabulary, device: torch.device) -> dict[tuple[int, int], GatheredImages]:
+    """What the images of a network show, by padded size."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, picture in enumerate(pictures_of(topology)):
+        places.setdefault(_padded(picture.size), []).append(place)
+    # float64 holds every position exactly
+    positions = torch.arange(1, topology.num_values + 1, dtype=torch.float64).unsqueeze(0)
+    none = torch.zeros(1, dtype=torch.int64)
+    bundle = GraphBundle((topology,), none, positions, none)
+    found = {}
+    for size, members in places.items():
+        pictures = [pictures_of(topology)[place] for place in members]
+        mask = torch.zeros(len(pictures), 1, *size, dtype=torch.bool)
+        for number, picture in enumerate(pictures):
+            mask[number, :, : picture.size[0], : picture.size[1]] = True
+        entries = torch.cat([_image(bundle, picture, size, vocabulary) for picture in pictures])
+        found[size] = GatheredImages(torch.tensor(members, device=device), entries.int().to(device), mask.to(device))
+    return found
+
+
+def _image(bundle: GraphBundle, picture: Picture, size: tuple[int, int], vocabulary: Vocabulary) -> Tensor:
+    """An image of each network, zero-padded to a size, ``[graphs, channels, targets, sources]``."""
+    rows, columns = picture.size
+    num_numbers = math.prod(vocabulary.kernel)
+    image = bundle.values.new_zeros(len(bundle), num_numbers + len(vocabulary.features), *size)
+    if picture.block is not None:
+        kernel = bundle.topology.edge_block(picture.block).kernel
+        numbers = fit_kernel(bundle.block(picture.block), kernel, vocabulary.kernel)
+        image[:, :num_numbers, :rows, :columns] = numbers.permute(0, 3, 1, 2)
+    for channel, feature in enumerate(vocabulary.features, start=num_numbers):
+        image[:, channel, :rows, :columns] = bundle.node_feature(picture.group, feature).unsqueeze(2)
+    return image
+
+
+@dataclass(frozen=True)
 class Survey:
     """What sizes a `MatrixNetwork`.
 
@@ -198,55 +251,48 @@ class MatrixNetwork(nn.Module):
         if self.training and config.weight_noise:
             batch = batch.map(lambda values: values * (1 + config.weight_noise * torch.randn_like(values)))
         batch = self.normalization(batch).map(lambda values: values.clamp(-config.clip, config.clip))
-        vectors = [
-            self.read_layer(pooled + self._of_place(bundle))
-            for bundle, pooled in zip(batch.bundles, self._pooled(batch.bundles), strict=True)
-        ]
-        rows = torch.cat([torch.cat([layers[:, 0], layers[:, -1], layers.mean(1)], 1) for layers in vectors])
-        return rows[torch.argsort(torch.cat([bundle.index for bundle in batch.bundles]))]
+        layers = self.read_layer(self._pooled(batch.bundles) + self._of_place(batch.bundles))
+        shapes = [(len(bundle), len(pictures_of(bundle.topology))) for bundle in batch.bundles]
+        rows = []
+        for part, shape in zip(layers.split([graphs * images for graphs, images in shapes]), shapes, strict=True):
+            of_network = part.unflatten(0, shape)
+            rows.append(torch.cat([of_network[:, 0], of_network[:, -1], of_network.mean(1)], 1))
+        return torch.cat(rows)[torch.argsort(torch.cat([bundle.index for bundle in batch.bundles]))]
 
     def floats_at_once(self, topology: Topology) -> int:
-        """Floats of all images of a network after a convolution."""
-        return self.config.channels * sum(math.prod(_padded(picture.size)) for picture in pictures_of(topology))
+        """A share of the floats of all images of a network after a convolution, those of one size pass at a time."""
+        floats = self.config.channels * sum(math.prod(_padded(picture.size)) for picture in pictures_of(topology))
+        return floats // SIZES_AT_ONCE
 
-    def _of_place(self, bundle: GraphBundle) -> Tensor:
-        """Embeddings of operation, activation and depth of each image, ``[graphs, images, width]``."""
-        operations, activations, depths = table_rows(self.vocabulary, bundle.variants, bundle.values.device)
+    def _of_place(self, bundles: Sequence[GraphBundle]) -> Tensor:
+        """Embeddings of operation, activation and depth of each image, ``[images, width]``, those of a network together."""
+        operations, activations, depths = [], [], []
+        for bundle in bundles:
+            of_blocks, of_groups, of_layers = table_rows(self.vocabulary, bundle.variants, bundle.values.device)
+            operations.append(of_blocks.repeat(len(bundle)))
+            activations.append(of_groups[bundle.variant].flatten())
+            depths.append(of_layers.to(bundle.values).repeat(len(bundle), 1))
         of_operation, of_activation = (functional.pad(table, (0, 0, 0, 1)) for table in (self.operation, self.activation))
-        return of_operation[operations] + of_activation[activations[bundle.variant]] + self.depth(depths.to(bundle.values))
+        return of_operation[torch.cat(operations)] + of_activation[torch.cat(activations)] + self.depth(torch.cat(depths))
 
-    def _pooled(self, bundles: Sequence[GraphBundle]) -> list[Tensor]:
-        """What is read of the images of each bundle, ``[graphs, images, width]``; those of one padded size pass together."""
-        places: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for number, bundle in enumerate(bundles):
-            for place, picture in enumerate(pictures_of(bundle.topology)):
-                places.setdefault(_padded(picture.size), []).append((number, place))
-        found: dict[tuple[int, int], Tensor] = {}
-        for size, members in places.items():
-            images, masks = zip(
-                *(self._image(bundles[n], pictures_of(bundles[n].topology)[p], size) for n, p in members), strict=True
-            )
-            vectors = self.read_image(self._convolved(torch.cat(images), torch.cat(masks)))
-            found.update(zip(members, vectors.split([len(bundles[number]) for number, _ in members]), strict=True))
-        return [
-            torch.stack([found[number, place] for place in range(len(pictures_of(bundle.topology)))], 1)
-            for number, bundle in enumerate(bundles)
-        ]
-
-    def _image(self, bundle: GraphBundle, picture: Picture, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Zero-padded images ``[graphs, channels, targets, sources]`` and which pixels are real, ``[graphs, 1, …]``."""
-        rows, columns = picture.size
-        num_numbers = math.prod(self.vocabulary.kernel)
-        image = bundle.values.new_zeros(len(bundle), num_numbers + len(self.vocabulary.features), *size)
-        mask = bundle.values.new_zeros(1, 1, *size)
-        mask[:, :, :rows, :columns] = 1
-        if picture.block is not None:
-            kernel = bundle.topology.edge_block(picture.block).kernel
-            numbers = fit_kernel(bundle.block(picture.block), kernel, self.vocabulary.kernel)
-            image[:, :num_numbers, :rows, :columns] = numbers.permute(0, 3, 1, 2)
-        for channel, feature in enumerate(self.vocabulary.features, start=num_numbers):
-            image[:, channel, :rows, :columns] = bundle.node_feature(picture.group, feature).unsqueeze(2)
-        return image, mask.expand(len(bundle), -1, -1, -1)
+    def _pooled(self, bundles: Sequence[GraphBundle]) -> Tensor:
+        """What is read of each image, ``[images, width]``, those of a network together; one padded size passes at a time."""
+        images: dict[tuple[int, int], list[Tensor]] = {}
+        masks: dict[tuple[int, int], list[Tensor]] = {}
+        places: dict[tuple[int, int], list[Tensor]] = {}
+        first = 0
+        for bundle in bundles:
+            values = functional.pad(bundle.values, (1, 0))
+            num_images = len(pictures_of(bundle.topology))
+            starts = first + num_images * torch.arange(len(bundle), device=values.device).unsqueeze(1)
+            for size, gathered in gathered_images(bundle.topology, self.vocabulary, values.device).items():
+                images.setdefault(size, []).append(values[:, gathered.entries].flatten(0, 1))
+                masks.setdefault(size, []).append(gathered.mask.to(values).repeat(len(bundle), 1, 1, 1))
+                places.setdefault(size, []).append((starts + gathered.places).flatten())
+            first += num_images * len(bundle)
+        read = [self._convolved(torch.cat(images[size]), torch.cat(masks[size])) for size in images]
+        order = torch.argsort(torch.cat([place for found in places.values() for place in found]))
+        return self.read_image(torch.cat(read)[order])
 
     def _convolved(self, images: Tensor, masks: Tensor) -> Tensor:
         """Mean and maximum over the real pixels after all convolutions, ``[images, 2 channels]``."""

@@ -238,13 +238,17 @@ def floats_at_once(module: nn.Module, networks: Examples) -> np.ndarray:
 
 
 def passes(positions: np.ndarray, floats: np.ndarray, most: int, *, least: int = 1) -> Iterator[slice]:
-    """Splits networks into runs that have no more than so many floats at once, where so few of them have not.
+    """Splits networks into runs as long as they can be without more than so many floats, but for a run of one, or the least.
 
     Runs of eight and more are multiples of eight, of 16 and more of 16: kernels go through networks by so many at a time.
     """
-    num_networks = len(positions)
-    size = min(num_networks, max(least, most // max(1, int(floats.max(initial=0))))) if floats.any() else num_networks
-    if size < num_networks:
-        size -= size % (16 if size >= 16 else 8 if size >= 8 else 1)
-    for start in range(0, num_networks, size):
-        yield slice(start, start + size)
+    ends = np.cumsum(floats)
+    start = 0
+    while start < len(positions):
+        before = ends[start - 1] if start else 0
+        stop = min(len(positions), max(int(np.searchsorted(ends, before + most, "right")), start + max(1, least)))
+        if stop < len(positions):
+            size = stop - start
+            stop -= size % (16 if size >= 16 else 8 if size >= 8 else 1)
+        yield slice(start, stop)
+        start = stop

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 _REPORT_S = 0.25
+_GRACE_S = 10.0
 _queue: Queue[Any] | None = None
 
 
@@ -84,11 +86,21 @@ def run_parts(
                 "finished parts are kept: run again, with fewer workers"
             ) from error
         except BaseException:
+            workers = set(multiprocessing.active_children()) - others
             pool.shutdown(wait=False, cancel_futures=True)
-            # A worker in the middle of a part would go on to its end.
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
+            _stop(workers)
             raise
+
+
+def _stop(workers: Iterable[BaseProcess]) -> None:
+    """Ends workers, which in the middle of a part would go on to its end, and waits until they are gone."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(_GRACE_S)
+        if worker.is_alive():
+            worker.kill()
+            worker.join(_GRACE_S)
 
 
 def _start_worker(queue: Queue[Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from baselines import matrix_cnn
-from baselines.matrix_cnn import MatrixCNN, pictures_of
+from baselines.matrix_cnn import MatrixCNN, gathered_images, pictures_of
 from ngbench.errors import ConfigError, MethodError
 from ngbench.graph import NodeFeature, NodeGroup, ParameterView, Topology
 from ngbench.methods import Budget, RunContext
@@ -104,7 +104,7 @@ def test_what_is_read_is_that_of_each_image_by_itself_without_padding(topology):
     module = module_on(networks)
     (bundle,) = module.normalization(in_float64(networks)).bundles
     pictures = pictures_of(topology)
-    (got,) = module._pooled([bundle])
+    got = module._pooled([bundle]).unflatten(0, (len(bundle), len(pictures)))
     kernel = module.vocabulary.kernel
     for graph in range(len(bundle)):
         for place, picture in enumerate(pictures):
@@ -124,11 +124,24 @@ def test_what_is_read_is_that_of_each_image_by_itself_without_padding(topology):
             torch.testing.assert_close(got[graph, place], module.read_image(pooled)[0], rtol=1e-12, atol=1e-12)
 
 
-def test_more_padding_changes_nothing(monkeypatch):
+@pytest.fixture
+def padding(monkeypatch):
+    """Pads all images to one size from here on."""
+
+    def pad(*size):
+        monkeypatch.setattr(matrix_cnn, "_padded", lambda _: size)
+        gathered_images.cache_clear()
+
+    yield pad
+    gathered_images.cache_clear()
+
+
+def test_more_padding_changes_nothing(padding):
     networks = fake_dataset(ALL_FAMILIES, num_graphs=13)
     module = module_on(networks)
     expected = module(in_float64(networks))
-    monkeypatch.setattr(matrix_cnn, "_padded", lambda size: (64, 32))
+    padding(64, 32)
+    assert {size for t in ALL_FAMILIES for size in gathered_images(t, module.vocabulary, torch.device("cpu"))} == {(64, 32)}
     torch.testing.assert_close(module(in_float64(networks)), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -136,10 +149,8 @@ def test_without_masks_padding_would_change_predictions(monkeypatch):
     networks = fake_dataset(ALL_FAMILIES, num_graphs=13)
     module = module_on(networks)
     expected = module(in_float64(networks))
-    image = module._image
-    monkeypatch.setattr(
-        module, "_image", lambda *args: [torch.ones_like(part) if n else part for n, part in enumerate(image(*args))]
-    )
+    convolved = module._convolved
+    monkeypatch.setattr(module, "_convolved", lambda images, masks: convolved(images, torch.ones_like(masks)))
     assert (module(in_float64(networks)) - expected).abs().max() > 1e-4
 
 

@@ -2,11 +2,14 @@
 
 import multiprocessing
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from ngbench.errors import TrainingError
+from ngbench.zoo import executor
 from ngbench.zoo.executor import default_num_workers, run_parts
 
 
@@ -43,11 +46,41 @@ def test_progress_comes_with_the_number_of_the_part():
 def test_an_error_of_a_part_is_raised_here_and_no_worker_stays(num_workers):
     with pytest.raises(TrainingError, match="part 3 failed|part 7 failed"):
         list(run_parts(fail, {0: 3, 1: 7}, num_workers=num_workers, report=ignored))
-    # The pool's own thread collects the ended workers too, so that joining them here could miss one.
+    # the pool's own thread collects the ended workers too, and may be about to
     deadline = time.monotonic() + 60
-    while multiprocessing.active_children() and time.monotonic() < deadline:
+    while (left := multiprocessing.active_children()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    assert not left, [Path(f"/proc/{process.pid}/status").read_text() for process in left]
+
+
+def stay(part, progress):
+    time.sleep(600 if part else 0)
+    raise TrainingError(f"part {part} failed")
+
+
+@pytest.mark.slow
+def test_a_worker_in_the_middle_of_a_part_does_not_go_on():
+    start = time.monotonic()
+    with pytest.raises(TrainingError, match="part 0 failed"):
+        list(run_parts(stay, {0: 0, 1: 1}, num_workers=2, report=ignored))
+    assert time.monotonic() - start < 300
+
+
+def test_a_worker_that_does_not_end_when_it_is_asked_is_killed(monkeypatch):
+    monkeypatch.setattr(executor, "_GRACE_S", 0.2)
+    context = multiprocessing.get_context("spawn")
+    is_deaf = context.Event()
+    deaf = context.Process(target=_sleep_deaf, args=(is_deaf,))
+    deaf.start()
+    assert is_deaf.wait(120)
+    executor._stop([deaf])
+    assert deaf.exitcode == -signal.SIGKILL
+
+
+def _sleep_deaf(is_deaf):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    is_deaf.set()
+    time.sleep(600)
 
 
 def die(part, progress):

@@ -293,6 +293,25 @@ def test_large_networks_are_predicted_few_at_once(monkeypatch):
         assert [len(batch) for batch in steps.Forward(Line(), networks).graph_batches()] == [23]
 
 
+@pytest.mark.parametrize(
+    ("floats", "most", "least", "lengths"),
+    [
+        ([5, 5, 5, 5, 5], 12, 1, [2, 2, 1]),
+        ([9, 1, 1, 1, 1, 9, 2], 12, 1, [4, 3]),
+        ([20, 1, 20, 20], 12, 1, [1, 1, 1, 1]),
+        ([20, 20, 20], 12, 2, [2, 1]),
+        ([0, 0, 0], 1, 1, [3]),
+        ([1] * 40, 37, 1, [32, 8]),
+        ([1] * 30, 13, 1, [8, 8, 8, 6]),
+        ([1] * 30, 30, 1, [30]),
+    ],
+)
+def test_networks_pass_in_runs_as_long_as_memory_lets_them(floats, most, least, lengths):
+    found = list(steps.passes(np.arange(len(floats)), np.array(floats), most, least=least))
+    assert [part.stop - part.start for part in found] == lengths
+    assert [n for part in found for n in range(part.start, part.stop)] == list(range(len(floats)))
+
+
 def test_a_step_in_several_passes_is_the_same_step(monkeypatch):
     found = []
     for most in (10**6, 500):
