@@ -17,6 +17,7 @@ from baselines.fitting.trained import TrainedMethod
 from baselines.fitting.training import Training
 from ngbench.graph import Topology
 from ngbench.loading import GraphBatch, GraphDataset
+from ngbench.loading.batch import VALUES_AT_ONCE
 from ngbench.methods import MethodInfo
 
 
@@ -152,7 +153,10 @@ class FlatMLP(TrainedMethod):
 
     def measure(self, module: FlatNetwork, train: GraphDataset) -> None:
         """Takes the median and the spread of each weight."""
-        module.standardise(train.one_structure(reader=self.info.name).values)
+        bundle = train.one_structure(reader=self.info.name)
+        # of a zoo larger than memory as many networks, evenly spread, as are held at once
+        step = -(-len(bundle) * bundle.topology.num_values // VALUES_AT_ONCE) if bundle.is_stored else 1
+        module.standardise(bundle.values[::step])
 
     def predict(self, networks: GraphDataset) -> np.ndarray:
         """As `TrainedMethod.predict`.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -22,8 +23,11 @@ from ngbench.loading import GraphBatch, GraphBundle, GraphDataset, Normalization
 from ngbench.loading.batch import fit_kernel
 from ngbench.methods import MethodInfo
 
-SIZES_AT_ONCE = 8
-"""Padded sizes that the images of mixed networks have, about. Fewer networks at once would make convolutions of a few images."""
+PASSES_ON_CPU = 8
+"""How many times as many floats a CPU takes at once as other methods': convolutions of a few images cost more than its caches."""
+
+MOST_ENTRIES = 2**27
+"""Entries of `GatheredImages` that are kept, 512 MiB, unless one network has more."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +163,31 @@ class GatheredImages:
     mask: Tensor
 
 
-@lru_cache(maxsize=256)
+_gathered: dict[tuple[Topology, Vocabulary, torch.device], dict[tuple[int, int], GatheredImages]] = {}
+
+
 def gathered_images(topology: Topology, vocabulary: Vocabulary, device: torch.device) -> dict[tuple[int, int], GatheredImages]:
-    """What the images of a network show, by padded size."""
+    """What the images of a network show, by padded size; kept, up to `MOST_ENTRIES`."""
+    key = topology, vocabulary, device
+    if key not in _gathered:
+        found = _gather(topology, vocabulary, device)
+        while _gathered and sum(map(_num_entries, (found, *_gathered.values()))) > MOST_ENTRIES:
+            del _gathered[next(iter(_gathered))]
+        _gathered[key] = found
+    return _gathered[key]
+
+
+def _num_entries(gathered: Mapping[tuple[int, int], GatheredImages]) -> int:
+    return sum(images.entries.numel() for images in gathered.values())
+
+
+def _gather(topology: Topology, vocabulary: Vocabulary, device: torch.device) -> dict[tuple[int, int], GatheredImages]:
     places: dict[tuple[int, int], list[int]] = {}
     for place, picture in enumerate(pictures_of(topology)):
         places.setdefault(_padded(picture.size), []).append(place)
-    # float64 holds every position exactly
-    positions = torch.arange(1, topology.num_values + 1, dtype=torch.float64).unsqueeze(0)
     none = torch.zeros(1, dtype=torch.int64)
+    # a network whose values are their own positions
+    positions = torch.arange(1, topology.num_values + 1, dtype=torch.int32).unsqueeze(0)
     bundle = GraphBundle((topology,), none, positions, none)
     found = {}
     for size, members in places.items():
@@ -176,7 +196,7 @@ def gathered_images(topology: Topology, vocabulary: Vocabulary, device: torch.de
         for number, picture in enumerate(pictures):
             mask[number, :, : picture.size[0], : picture.size[1]] = True
         entries = torch.cat([_image(bundle, picture, size, vocabulary) for picture in pictures])
-        found[size] = GatheredImages(torch.tensor(members, device=device), entries.int().to(device), mask.to(device))
+        found[size] = GatheredImages(torch.tensor(members, device=device), entries.to(device), mask.to(device))
     return found
 
 
@@ -260,9 +280,13 @@ class MatrixNetwork(nn.Module):
         return torch.cat(rows)[torch.argsort(torch.cat([bundle.index for bundle in batch.bundles]))]
 
     def floats_at_once(self, topology: Topology) -> int:
-        """A share of the floats of all images of a network after a convolution, those of one size pass at a time."""
-        floats = self.config.channels * sum(math.prod(_padded(picture.size)) for picture in pictures_of(topology))
-        return floats // SIZES_AT_ONCE
+        """Floats of the largest tensor, which holds a network's images of one padded size; on a CPU see `PASSES_ON_CPU`."""
+        pixels: Counter[tuple[int, int]] = Counter()
+        for picture in pictures_of(topology):
+            pixels[_padded(picture.size)] += math.prod(_padded(picture.size))
+        if self.depth.weight.device.type == "cpu":
+            return self.config.channels * pixels.total() // PASSES_ON_CPU
+        return self.config.channels * max(pixels.values())
 
     def _of_place(self, bundles: Sequence[GraphBundle]) -> Tensor:
         """Embeddings of operation, activation and depth of each image, ``[images, width]``, those of a network together."""
@@ -290,7 +314,7 @@ class MatrixNetwork(nn.Module):
                 masks.setdefault(size, []).append(gathered.mask.to(values).repeat(len(bundle), 1, 1, 1))
                 places.setdefault(size, []).append((starts + gathered.places).flatten())
             first += num_images * len(bundle)
-        read = [self._convolved(torch.cat(images[size]), torch.cat(masks[size])) for size in images]
+        read = [self._convolved(torch.cat(images.pop(size)), torch.cat(masks.pop(size))) for size in places]
         order = torch.argsort(torch.cat([place for found in places.values() for place in found]))
         return self.read_image(torch.cat(read)[order])
 

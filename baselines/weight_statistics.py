@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -20,7 +20,7 @@ from baselines.reading.encoding import UNMARKED
 from ngbench.errors import MethodError
 from ngbench.graph import Topology
 from ngbench.graph.topology import Slot
-from ngbench.loading import GraphDataset
+from ngbench.loading import GraphBundle, GraphDataset
 from ngbench.methods import MethodInfo, Problem, RunContext
 
 Layer = tuple[int, str]
@@ -265,16 +265,25 @@ class StatisticsByKind:
 
     def __call__(self, networks: GraphDataset) -> np.ndarray:
         """Features of networks, float64 ``[graphs, features]``."""
-        features = np.full((len(networks), len(self.kinds), 3 * NUM_STATISTICS + 2), np.nan)
+        return _of_all(networks, self._of_bundle)
+
+    def _of_bundle(self, bundle: GraphBundle) -> torch.Tensor:
+        layers: dict[str, list[np.ndarray]] = defaultdict(list)
+        for (kind, _), slots in sorted(kinds_of(bundle.topology).items()):
+            layers[kind].append(np.concatenate([_at_unit_scale(bundle.values, slot) for slot in slots], axis=1))
+        features = np.full((len(bundle), len(self.kinds), 3 * NUM_STATISTICS + 2), np.nan)
         features[:, :, -2:] = 0
-        for bundle in networks.bundles:
-            layers: dict[str, list[np.ndarray]] = defaultdict(list)
-            for (kind, _), slots in sorted(kinds_of(bundle.topology).items()):
-                layers[kind].append(np.concatenate([_at_unit_scale(bundle.values, slot) for slot in slots], axis=1))
-            for column, kind in enumerate(self.kinds):
-                if kind in layers:
-                    features[bundle.index.numpy(), column] = _over_layers(layers[kind])
-        return features.reshape(len(networks), -1)
+        for column, kind in enumerate(self.kinds):
+            if kind in layers:
+                features[:, column] = _over_layers(layers[kind])
+        return torch.from_numpy(features.reshape(len(bundle), -1).T)
+
+
+def _of_all(networks: GraphDataset, measure: Callable[[GraphBundle], torch.Tensor]) -> np.ndarray:
+    """What is measured of some networks of one structure, ``[features, graphs]``, of all, float64 ``[graphs, features]``."""
+    order = np.concatenate([bundle.index.cpu().numpy() for bundle in networks.bundles])
+    found = torch.cat([bundle.measured(measure) for bundle in networks.bundles], dim=1).numpy()
+    return np.ascontiguousarray(found.T[np.argsort(order)])
 
 
 def _at_unit_scale(values: torch.Tensor, slot: Slot) -> np.ndarray:
@@ -309,14 +318,17 @@ def statistics(networks: GraphDataset, layers: Sequence[Layer]) -> np.ndarray:
     NaN where a network lacks a layer. Equal bit for bit for networks that differ by a permutation: a rounding error would be
     enough to cross a split of a tree.
     """
-    features = np.full((len(networks), len(layers), NUM_STATISTICS), np.nan)
-    for bundle in networks.bundles:
+
+    def of_bundle(bundle: GraphBundle) -> torch.Tensor:
+        features = np.full((len(bundle), len(layers), NUM_STATISTICS), np.nan)
         slots_by_layer = layers_of(bundle.topology)
         for column, layer in enumerate(layers):
             if layer in slots_by_layer:
                 values = torch.cat([bundle.values[:, slot.start : slot.stop] for slot in slots_by_layer[layer]], dim=1)
-                features[bundle.index.numpy(), column] = _summary(values.numpy())
-    return features.reshape(len(networks), -1)
+                features[:, column] = _summary(values.numpy())
+        return torch.from_numpy(features.reshape(len(bundle), -1).T)
+
+    return _of_all(networks, of_bundle)
 
 
 def layers_of(topology: Topology) -> dict[Layer, list[Slot]]:

@@ -48,13 +48,16 @@ _END = struct.Struct("<4s4H2LH")
 _ENTRY_BYTES = 46
 _LONGEST_NAME = 300
 _ZIP64_BYTES, _ZIP64_MAGIC = 20, b"PK\x06\x07"
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, OverflowError, RuntimeError, ValueError)
 
 # The dictionary of an .npy header, of which nothing is evaluated; any spacing, the keys in the order in which all write them.
+# Nothing that was matched is given back, so that a header which fails does so in one pass.
 _HEADER = re.compile(
-    rb"\{\s*'descr'\s*:\s*'([^']{0,20})'\s*,\s*'fortran_order'\s*:\s*(True|False)\s*,"
-    rb"\s*'shape'\s*:\s*\(((?:\s*[0-9]{1,15}\s*,?){0,4})\s*\)\s*,?\s*\}\s*"
+    rb"\{\s*+'descr'\s*+:\s*+'([^']{0,20})'\s*+,\s*+'fortran_order'\s*+:\s*+(True|False)\s*+,"
+    rb"\s*+'shape'\s*+:\s*+\(((?:\s*+[0-9]{1,15}+\s*+,?+){0,4}+)\s*+\)\s*+,?+\s*+\}\s*+"
 )
+_MOST_HEADER_BYTES = 10_000
+"""As numpy has it, in `numpy.lib.format`."""
 _TYPES = {"ids": re.compile(r"[<>|=]U[1-9]\d{0,3}"), "about": re.compile(r"[<>|=]U[1-9]\d{0,5}")}
 _NUMBERS = re.compile(r"[<>|=](f[248]|[iu][1248])")
 
@@ -197,10 +200,9 @@ def _member_fault(member: zipfile.ZipInfo) -> str | None:
         return f"has no place in a submission; expected {FILE} and predictions/TASK/ZOO/seed-N.npz alone"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > member.is_dir():
         return "is a link or a device; expected a plain file"
-    if member.flag_bits & 0x1:
-        return "is encrypted; expected a plain file"
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return f"is compressed by method {member.compress_type}; expected deflate, or none"
+    packed = _packing_fault(member)
+    if packed is not None:
+        return packed
     if member.file_size > most:
         return f"unpacks to {member.file_size:,} bytes; expected at most {most:,}"
     if member.file_size > max(RATIO_COUNTS_BYTES, MAX_RATIO * member.compress_size):
@@ -208,6 +210,14 @@ def _member_fault(member: zipfile.ZipInfo) -> str | None:
             f"unpacks to {member.file_size:,} bytes from {member.compress_size:,}, more than {MAX_RATIO} times as many; expected "
             "no bomb"
         )
+    return None
+
+
+def _packing_fault(member: zipfile.ZipInfo) -> str | None:
+    if member.flag_bits & 0x1:
+        return "is encrypted; expected a plain file"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"is compressed by method {member.compress_type}; expected deflate, or none"
     return None
 
 
@@ -302,7 +312,10 @@ def _arrays(archive: zipfile.ZipFile, source: str) -> tuple[dict[str, np.ndarray
         return {}, [f"{source} unpacks to {unpacked_bytes:,} bytes; expected at most {MAX_MEMBER_BYTES:,}"]
     found, faults = {}, []
     for member in members:
-        name = member.filename.removesuffix(".npy")
+        name, fault = member.filename.removesuffix(".npy"), _packing_fault(member)
+        if fault is not None:
+            faults.append(f"{source}: {name} {fault}")
+            continue
         try:
             found[name] = read_array(_content(archive, member), name)
         except _UNREADABLE as error:
@@ -324,11 +337,12 @@ def read_array(content: bytes, name: str) -> np.ndarray:
         raise ValueError(f"it begins with {shortened(content[:8])}; expected an .npy of version 1, 2 or 3")
     start = 10 if content[6] == 1 else 12
     end = start + int.from_bytes(content[8:start], "little")
-    header = _HEADER.fullmatch(content[start:end])
+    text = content[start:end]
+    if len(text) > _MOST_HEADER_BYTES:
+        raise ValueError(f"its header has {len(text):,} bytes; expected at most {_MOST_HEADER_BYTES:,}")
+    header = _HEADER.fullmatch(text)
     if header is None:
-        raise ValueError(
-            f"its header is {shortened(content[start : min(end, start + 80)])}; expected descr, fortran_order and shape"
-        )
+        raise ValueError(f"its header is {shortened(text[:80])}; expected descr, fortran_order and shape")
     descr, shape = header[1].decode("latin-1"), tuple(int(size) for size in re.findall(rb"\d+", header[3]))
     if not _TYPES.get(name, _NUMBERS).fullmatch(descr):
         pickled = ", and pickled objects are never read" if "O" in descr else ""

@@ -96,7 +96,7 @@ def _row(board: Board, record: Record, *, is_tied: bool) -> dict[str, Any]:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without lists: names joined, the ends of the interval apart, a column for each metric, and means over seeds."""
+    """A row without lists: names joined, a column for each metric and end of the interval, means over seeds, most parameters."""
     seeds = row["seeds"]
     left = ("authors", "trained_on", "interval", "scores", "scrambled_scores", "seeds")
     return {
@@ -106,7 +106,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         "interval_low": row["interval"][0],
         "interval_high": row["interval"][1],
         "num_seeds": len(seeds),
-        "num_parameters": seeds[0]["num_parameters"],
+        "num_parameters": max(seed["num_parameters"] for seed in seeds),
         **{name: fmean(seed[name] for seed in seeds) for name in ("fit_s", "predict_s")},
         **{f"score_{name}": spread["mean"] for name, spread in row["scores"].items()},
         **{f"std_{name}": spread["std"] for name, spread in row["scores"].items()},

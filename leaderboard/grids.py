@@ -18,6 +18,7 @@ from ngbench.evaluation.tables import (
     Standing,
     interval,
     seeds_note,
+    shown_memory,
     shown_shift,
     shown_spread,
     track_title,
@@ -266,8 +267,8 @@ def _score_cells(board: Board, name: str, metrics: Sequence[Metric | Measure], *
 
 
 def cost_cells(scores: Scores) -> Iterator[Cell]:
-    """What `COSTS` names; means over fits, as they were submitted."""
-    parameters = scores.seeds[0].num_parameters
+    """What `COSTS` names, as it was submitted: the parameters of the largest fit, and means over fits."""
+    parameters = max(seed.num_parameters for seed in scores.seeds)
     yield Cell(f"{parameters:,}" if parameters else "—", value=str(parameters) if parameters else "")
     fit_s = fmean(seed.fit_s for seed in scores.seeds)
     yield Cell(duration(fit_s), value=str(fit_s))
@@ -469,8 +470,6 @@ def short(value: float) -> str:
     return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
 
 
-def memory(num_bytes: float | None) -> str:
+def memory(num_bytes: int | None) -> str:
     """Bytes as they are read; a dash where they are not told."""
-    if num_bytes is None:
-        return "—"
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes is not None and num_bytes >= 1e9 else shown_memory(num_bytes)

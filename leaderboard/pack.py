@@ -32,14 +32,16 @@ def pack_runs(runs: Sequence[Path], out: Path, *, about: Mapping[str, Any], meth
         method: The only one whose runs are packed; None where the folders hold no other.
 
     Raises:
-        SubmissionError: There is no run, one of another method, two of one question, or the keys are wrong.
+        SubmissionError: There is no run, one of another method, one that no submission can hold, two of one question, or the keys
+            are wrong.
         ResultError: A result cannot be read.
         PredictionsError: The predictions of a run are gone.
     """
     found = list(find_results(runs, method))
     _check_one_method([result for _, result in found])
-    described = parse_about({"title": found[0][1].title, **about})
     answers = tuple(answers_of(result) for _, result in found)
+    _check_questions(answers)
+    described = parse_about({"title": found[0][1].title, **about})
     files = {
         own.path(fit): _content(seed_folder(folder, fit.seed) / PREDICTIONS_FILE)
         for (folder, _), own in zip(found, answers, strict=True)
@@ -81,7 +83,10 @@ def _check_one_method(results: Sequence[Result]) -> None:
         raise SubmissionError(
             [f"hold runs of {', '.join(sorted(methods))}; expected those of one method: name it with --method"], "the run folders"
         )
-    for question, count in Counter(_question_of(result) for result in results).items():
+
+
+def _check_questions(answers: Sequence[Answers]) -> None:
+    for question, count in Counter(own.question for own in answers).items():
         if count > 1:
             raise SubmissionError([f"{question} is answered by {count} runs; expected one: name its folder"], "the run folders")
 
@@ -119,16 +124,24 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def answers_of(result: Result) -> Answers:
-    """What a result says of a submission's answers to its question."""
-    return Answers(
-        question=_question_of(result),
-        track=result.access,
-        # methods are fitted on the one and chosen by the other, and shown no more
-        trained_on=("train", "val"),
-        hardware=_hardware(result.environment),
-        settings={name: _as_text(value) for name, value in result.settings.items()},
-        fits=tuple(_fit_of(seed) for seed in result.seeds),
-    )
+    """What a result says of a submission's answers to its question.
+
+    Raises:
+        SubmissionError: It says something that a submission may not hold, such as the name of a zoo with a blank in it.
+    """
+    try:
+        return Answers(
+            question=_question_of(result),
+            track=result.access,
+            # methods are fitted on the one and chosen by the other, and shown no more
+            trained_on=("train", "val"),
+            hardware=_hardware(result.environment),
+            settings={name: _as_text(value) for name, value in result.settings.items()},
+            fits=tuple(_fit_of(seed) for seed in result.seeds),
+        )
+    except ValidationError as error:
+        source = f"the run of method {result.method!r} on zoo {result.zoo!r}"
+        raise SubmissionError(list(faults_of(error, RESULT_FILE)), source) from error
 
 
 def _question_of(result: Result) -> Question:

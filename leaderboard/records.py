@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,6 +48,18 @@ def _is_packed(text: str) -> str:
 
 Draws = Annotated[str, AfterValidator(_is_packed)]
 """Resamples of a score as text, as of `packed`."""
+
+
+def _is_day(text: str) -> str:
+    datetime.date.fromisoformat(text)
+    return text
+
+
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_is_day)]
+"""A day that there is, as ``2026-11-23``."""
+
+Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.!+-]{0,39}$")]
+"""Of ngbench."""
 
 
 class _Record(BaseModel):
@@ -124,15 +137,15 @@ class Acceptance(_Record):
     """When an archive was scored.
 
     Attributes:
-        date: Day, as ``2026-11-23``, UTC.
+        date: Day, UTC.
         archive_sha256: Of the archive.
         ngbench: Version that scored it.
         note: What is new.
     """
 
-    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    date: Day
     archive_sha256: Sha256
-    ngbench: str
+    ngbench: Version
     note: Text | None = None
 
 

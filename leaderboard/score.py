@@ -12,15 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
-from leaderboard.records import Acceptance, Record, Scores, SeedScore, packed
-from leaderboard.submission import Fit
+from leaderboard.archive import Archive
+from leaderboard.records import Acceptance, Day, Record, Scores, SeedScore, packed
+from leaderboard.submission import Fit, Name, Text, faults_of
 from leaderboard.validate import Asked, inspect
 from ngbench import __version__
 from ngbench.errors import SubmissionError
 from ngbench.evaluation.environment import single_threaded
 from ngbench.evaluation.exam import Exam, PredictionExam, Scored
-from ngbench.evaluation.merging import MergingExam
 from ngbench.evaluation.rescoring import tolerance_of
 from ngbench.evaluation.result import IntervalRecord, Spread
 from ngbench.evaluation.retrieval import RetrievalExam
@@ -56,13 +57,15 @@ def score(
         note: What is new, where a submission of this name was accepted before.
 
     Raises:
-        SubmissionError: Something is wrong with it, the zoo withholds the answers, or it is a copy; the error has all faults.
+        SubmissionError: Something is wrong with it, the name or the note, the zoo withholds the answers, or it is a copy; the
+            error has all faults.
     """
     inspection = inspect(path, zoos)
     submission = inspection.archive.submission
     if submission is None or inspection.faults:
         raise SubmissionError(inspection.faults, str(path))
-    name = name or name_of(submission.about.title)
+    name = name_of(submission.about.title) if name is None else name
+    accepted = _accepted(inspection.archive, name=name, date=date, note=note)
     before = next((record for record in known if record.name == name), None)
     if before is not None and not set(before.about.authors) & set(submission.about.authors):
         raise SubmissionError(
@@ -75,15 +78,37 @@ def score(
         if faults:
             raise SubmissionError(faults, str(path))
         rows = tuple(_row(asked, scored, submission.about.title) for asked, scored in pairs)
-    accepted = Acceptance(date=date, archive_sha256=inspection.archive.sha256, ngbench=__version__, note=note)
+    earlier = before.history if before is not None else ()
     return Record(
         name=name,
         about=submission.about,
         rows=rows,
         differences=tuple(sentence for asked, scored in pairs for sentence in _differences(asked, scored)),
         flags=tuple(sentence for asked, scored in pairs for sentence in _flags(asked, scored)),
-        history=(*(before.history if before is not None else ()), accepted),
+        # an archive that is scored again is accepted once
+        history=(*(own for own in earlier if own.archive_sha256 != accepted.archive_sha256), accepted),
     )
+
+
+class _Given(BaseModel):
+    """What whoever accepts a submission says of it."""
+
+    name: Name
+    date: Day
+    note: Text | None
+
+
+def _accepted(archive: Archive, *, name: str, date: str, note: str | None) -> Acceptance:
+    """The newest entry of a history.
+
+    Raises:
+        SubmissionError: The name is none of a folder, the date no day, or the note no line of text.
+    """
+    try:
+        given = _Given(name=name, date=date, note=note)
+    except ValidationError as error:
+        raise SubmissionError(list(faults_of(error, "acceptance")), str(archive.path)) from error
+    return Acceptance(date=given.date, archive_sha256=archive.sha256, ngbench=__version__, note=given.note)
 
 
 def name_of(title: str) -> str:
@@ -205,7 +230,4 @@ def _suspicion(exam: Exam, scored: Scored) -> str | None:
         pairs = {*zip(groups.ravel().tolist(), exam.labels.tolist(), strict=True)}
         is_label = len(pairs) == len(set(exam.labels.tolist())) == len(set(groups.ravel().tolist()))
         return "its embeddings equal the labels: one for each class" if is_label else None
-    if isinstance(exam, MergingExam):
-        found = [value for metric, value in scored.scores.items() if metric.startswith("recovery_exact_")]
-        return "it finds every known permutation, under any noise" if found and min(found) == 1.0 else None
     return None

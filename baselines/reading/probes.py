@@ -47,8 +47,10 @@ class ProbeFeatures(nn.Module):
             )
         self.kind, self.num_probes, self.seed = kind, num_probes, seed
         self.shapes = tuple(shapes)
-        starts = {_key(shape): nn.Parameter(self._random(shape), requires_grad=kind == "learned") for shape in self.shapes}
-        self.probes = nn.ParameterDict(starts)
+        starts = {_key(shape): _random(num_probes, shape, seed=seed).clone() for shape in self.shapes}
+        self.probes = nn.ParameterDict(
+            {key: nn.Parameter(start, requires_grad=kind == "learned") for key, start in starts.items()}
+        )
         self.register_buffer("scale", torch.ones(len(_ROLES)))
 
     @classmethod
@@ -96,12 +98,14 @@ class ProbeFeatures(nn.Module):
 
     def _activations(self, bundle: GraphBundle) -> Tensor:
         shapes = bundle.input_shapes
-        inputs = tuple(self.probes[_key(shape)] if _key(shape) in self.probes else self._random(shape) for shape in shapes)
+        device = bundle.values.device
+        inputs = (
+            self.probes[_key(shape)]
+            if _key(shape) in self.probes
+            else _random(self.num_probes, shape, seed=self.seed, device=device)
+            for shape in shapes
+        )
         return bundle.activations(tuple(probes.to(bundle.values) for probes in inputs))
-
-    def _random(self, shape: tuple[int, ...]) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn(self.num_probes, *shape, generator=generator)
 
     @torch.no_grad()
     def _usual_sizes(self, train: GraphDataset) -> Tensor:
@@ -113,6 +117,12 @@ class ProbeFeatures(nn.Module):
                 squares[role].append(found[roles == role].mean(0))
         medians = [torch.cat(parts).nanmedian().sqrt() if parts else torch.tensor(0.0) for parts in squares.values()]
         return torch.stack([median if median > 0 else torch.tensor(1.0) for median in medians])
+
+
+@lru_cache(maxsize=64)
+def _random(num_probes: int, shape: tuple[int, ...], *, seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """Random probes ``[probes, *shape]``; kept, since what is recorded as a CUDA graph may not copy from a CPU."""
+    return torch.randn(num_probes, *shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def _first(bundle: GraphBundle) -> GraphBundle:

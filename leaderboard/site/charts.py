@@ -23,7 +23,7 @@ def board_charts(board: Board) -> list[Chart]:
     whole = standing(board.table)
     seeds = {name: own.seeds for name, own in board.scores.items()}
     costs: dict[str, Mapping[str, float]] = {
-        "parameters": {name: float(own[0].num_parameters) for name, own in seeds.items()},
+        "parameters": {name: float(max(fit.num_parameters for fit in own)) for name, own in seeds.items()},
         "seconds of training": {name: fmean(fit.fit_s for fit in own) for name, own in seeds.items()},
     }
     drawn = (_over_cost(board, label, found) for label, found in costs.items())

@@ -77,16 +77,21 @@ def audit(
     counts = {"num_networks": networks, "num_pairs": pairs, "pair_epochs": epochs}
     plan = Plan(**{name: count for name, count in counts.items() if count is not None})
     options = {"zoos": zoos, "settings": parse_settings(settings), "scales": scales, "signs": signs}
-    found = _run(names, options | {"device": checked_device(device), "plan": plan}, quiet=as_json)
-    _show(found, plan, options={"device": checked_device(device), "as_markdown": is_all, "as_json": as_json, "out": out})
+    found: list[MethodAudit] = []
+    try:
+        _run(names, options | {"device": checked_device(device), "plan": plan}, found, quiet=as_json)
+    finally:
+        # what was measured is kept, whatever becomes of the next method
+        if found:
+            _show(found, plan, options={"device": checked_device(device), "as_markdown": is_all, "as_json": as_json, "out": out})
     if len(found) < len(names):
         raise click.exceptions.Exit(INTERRUPTED)
     if any(audit.contradictions for audit in found):
         raise click.exceptions.Exit(1)
 
 
-def _run(names: Sequence[str], options: dict[str, Any], *, quiet: bool) -> list[MethodAudit]:
-    """Audits as far as Ctrl-C lets it come; every name and setting is tried first."""
+def _run(names: Sequence[str], options: dict[str, Any], found: list[MethodAudit], *, quiet: bool) -> None:
+    """Adds audits as far as Ctrl-C lets it come; every name and setting is tried first."""
     from ngbench.cli.screen import progress_stages
     from ngbench.evaluation.audit import audit_method
     from ngbench.methods import check_applicable, make_method
@@ -98,14 +103,12 @@ def _run(names: Sequence[str], options: dict[str, Any], *, quiet: bool) -> list[
         make_method(name, options["settings"])
     for zoo in options["zoos"]:
         open_zoo(zoo)
-    found: list[MethodAudit] = []
     try:
         with progress_stages(quiet=quiet) as stages:
             for name in names:
                 found.append(audit_method(name, stages=stages, **options))
     except KeyboardInterrupt:
         click.echo(f"interrupted after {len(found)} of {len(names)} methods", err=True)
-    return found
 
 
 def _show(found: Sequence[MethodAudit], plan: Plan, *, options: dict[str, Any]) -> None:

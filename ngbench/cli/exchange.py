@@ -10,6 +10,7 @@ import click
 
 from ngbench.cli.options import images_option
 from ngbench.cli.sealed import export_test_inputs
+from ngbench.errors import StoreWriteError
 
 if TYPE_CHECKING:
     from ngbench.progress import Stages
@@ -34,6 +35,14 @@ _OUT = click.option(
 def _card_of(name: str, card: Path | None) -> Path | None:
     usual = Path("data_cards") / f"{name}.md"
     return card or (usual if usual.exists() else None)
+
+
+def _new_path(published: PublishedZoo, out: Path | None) -> Path:
+    """The zoo file to write, where nothing is yet."""
+    path = out or Path(f"{published.name}-v{published.version}.h5")
+    if path.exists():
+        raise StoreWriteError(f"{str(path)!r} is there already; expected a new file: name another or remove it")
+    return path
 
 
 @click.command("export")
@@ -114,7 +123,7 @@ def import_zoo(name: str | None, source: Path, out: Path | None, limit: int | No
             from ngbench.store import import_zoo as import_published
 
             published = PUBLISHED[name]
-            path = out or Path(f"{name}-v{published.version}.h5")
+            path = _new_path(published, out)
             bar = stages(f"converting {name}")
             made = import_published(published, source, path, limit=limit, progress=bar, prove=found.append)
     _tell(made, found)
@@ -177,14 +186,15 @@ def _downloaded(
         from ngbench.store.hub import download as download_dataset
 
         return download_dataset(name, out, progress=stages("importing"))
-    path = out or Path(f"{name}-v{published.version}.h5")
     if published.hub_models is not None:
         from ngbench.store.hub import stream_zoo
 
+        path = out or Path(f"{name}-v{published.version}.h5")
         return stream_zoo(published, path, limit=limit, progress=stages(f"streaming {name}"))
     from ngbench.store import download_zoo
     from ngbench.store import import_zoo as import_published
 
+    path = _new_path(published, out)
     fetched = download_zoo(published, folder or Path(f"{name}-files"), stages=stages)
     return import_published(published, fetched, path, progress=stages(f"converting {name}"), prove=found.append)
 

@@ -39,5 +39,5 @@ def _remember(context: click.Context, option: click.Parameter, folder: Path | No
     from ngbench.zoo.hub_images import FOLDER_VARIABLE
 
     if folder is not None:
-        # worker processes inherit it
-        os.environ[FOLDER_VARIABLE] = str(folder)
+        # worker processes inherit it, and those of a cluster have another working directory
+        os.environ[FOLDER_VARIABLE] = str(folder.absolute())

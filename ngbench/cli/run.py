@@ -160,7 +160,7 @@ def _run_suite(
     import os
 
     from ngbench.cli.overview import live_overview
-    from ngbench.cli.screen import console
+    from ngbench.cli.screen import console, progress_stages
     from ngbench.evaluation.protocol import checked_device
     from ngbench.evaluation.suite.cells import Suite
     from ngbench.evaluation.suite.running import Runner
@@ -181,7 +181,8 @@ def _run_suite(
     except KeyboardInterrupt:
         click.secho(f"interrupted: what is finished is kept in {out}; the same command goes on from there", err=True, fg="yellow")
         raise click.exceptions.Exit(INTERRUPTED) from None
-    tables = questions(states)
+    with progress_stages(quiet=as_json) as stages:
+        tables = questions(states, stages("tables"))
     path = write_tables(tables, out, name)
     if as_json:
         rows = [{**s.cell.model_dump(), "status": s.status, "reason": s.reason} for s in states]

@@ -116,7 +116,12 @@ def validate(
     from leaderboard.records import SUBMISSIONS, load_records
     from leaderboard.validate import known_zoos
     from leaderboard.validate import validate as faults_of
+    from ngbench.cli.run import check_folder
 
+    if known is not None and not known.is_dir():
+        raise ConfigError(f"--known {known} is no folder; expected one that has a folder with a record.json for each submission")
+    if accept is not None:
+        check_folder("--accept", accept)
     by_sha256 = known_zoos(_opened(zoos, answers))
     if file.is_dir():
         if is_scored or accept is not None or name is not None:

@@ -10,10 +10,13 @@ import click
 from ngbench.cli.exchange import download, export_zoo, import_zoo, push
 from ngbench.cli.options import executor_option, images_option
 from ngbench.cli.sealed import seal
-from ngbench.errors import ConfigError
+from ngbench.errors import ConfigError, StoreWriteError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ngbench.cluster import Executor
+    from ngbench.store import Zoo
 
 
 @click.group()
@@ -57,17 +60,18 @@ def list_zoos() -> None:
 
 @zoo.command()
 @click.argument("name")
-@click.option("--column", default=None, help="Column of numbers to draw as a histogram.  [default: test_accuracy or psnr]")
+@click.option(
+    "--column",
+    default=None,
+    help="Column of numbers to draw as a histogram.  [default: test_accuracy, psnr or what is measured first]",
+)
 def info(name: str, column: str | None) -> None:
     """Show what is in a zoo, released or a file, and how a column of numbers is spread."""
-    from ngbench.cli.screen import console, histogram, size, table
-    from ngbench.store import histogram_edges, main_measurement, open_zoo, summary
+    from ngbench.cli.screen import console, size, table
+    from ngbench.store import open_zoo, summary
 
     opened = open_zoo(name)
-    column = column or main_measurement(opened)
-    values = opened.metadata[column][~opened.withheld(column)]
-    if values.dtype.kind not in "fiu":
-        raise ConfigError(f"column {column!r} of zoo {opened.name!r} holds text; expected a --column of numbers")
+    drawn = _drawn(opened, column)
     screen = console()
     screen.print(f"[bold]{opened.name}[/bold] v{opened.version}: {opened.info.title}")
     num_topologies, num_bytes = len(opened.topologies), opened.path.stat().st_size
@@ -89,10 +93,36 @@ def info(name: str, column: str | None) -> None:
     for key, description in opened.columns.items():
         made.add_row(key, description.role, summary(opened.metadata[key][~opened.withheld(key)]), description.description)
     screen.print(made)
+    if drawn is not None:
+        _draw(*drawn)
+
+
+def _drawn(opened: Zoo, column: str | None) -> tuple[str, np.ndarray] | None:
+    """The column to draw and those of its values that are not withheld; None where no column is named and no number measured."""
+    measured = [name for name, found in opened.columns.items() if found.role == "measurement" and found.dtype != "str"]
+    name = column or next((name for name in ("test_accuracy", "psnr", *measured) if name in opened.columns), None)
+    if name is None:
+        return None
+    values = opened.metadata[name][~opened.withheld(name)]
+    if values.dtype.kind not in "fiu":
+        raise ConfigError(f"column {name!r} of zoo {opened.name!r} holds text; expected a --column of numbers")
+    return name, values
+
+
+def _draw(column: str, values: np.ndarray) -> None:
+    import numpy as np
+
+    from ngbench.cli.screen import console, histogram
+    from ngbench.store import histogram_edges, summary
+
+    screen = console()
     screen.print()
     screen.print(f"[bold]{column}[/bold]")
     edges = histogram_edges(values, column=column, num_bins=20)
-    screen.print(histogram(values, edges=edges) if edges[0] < edges[-1] else f"{summary(values)} in all networks")
+    if edges[0] < edges[-1]:
+        screen.print(histogram(values, edges=edges))
+    else:
+        screen.print(f"{summary(values)}{' in all networks' if np.isfinite(values).all() else ''}")
 
 
 @zoo.command()
@@ -124,13 +154,16 @@ def generate(
     """Train a zoo from a RECIPE, by name or from a YAML file; goes on where it was interrupted."""
     from ngbench.cli.run import INTERRUPTED
     from ngbench.cli.screen import console, progress_stages
-    from ngbench.errors import ConfigError
+    from ngbench.cluster import num_gpus_of
+    from ngbench.evaluation.protocol import checked_device
     from ngbench.store import generate as generate_zoo
     from ngbench.zoo.executor import default_num_workers
     from ngbench.zoo.recipe import load_recipe
 
     if workers is not None and executor == "ray":
         raise ConfigError("--workers is given beside --executor ray, whose cluster says how many there are; leave it out")
+    check = num_gpus_of if executor == "ray" else checked_device
+    check(device)
     loaded = load_recipe(recipe)
     workers = workers or (default_num_workers() if device == "cpu" else 1)
     path = out or Path(f"{loaded.name}-v{loaded.version}.h5")
@@ -157,6 +190,10 @@ def merge(out: Path, parts: tuple[Path, ...]) -> None:
     from ngbench.cli.screen import console
     from ngbench.store import merge as merge_files
 
+    if out.exists() and out.resolve() not in {part.resolve() for part in parts}:
+        raise StoreWriteError(
+            f"{str(out)!r} is there already; expected a new file or one of the parts: name another or remove it"
+        )
     made = merge_files(parts, out)
     console().print(f"{len(made):,} networks of {len(parts)} files in {out}, sha256 {made.sha256}", soft_wrap=True)
 

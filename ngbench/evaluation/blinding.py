@@ -34,13 +34,17 @@ def shown(networks: GraphDataset, info: MethodInfo) -> tuple[GraphDataset, np.nd
     digest = hashlib.sha256(b"".join(bundle.values.numpy().tobytes() for bundle in networks.bundles)).digest()
     order = np.random.default_rng(int.from_bytes(digest[:8], "little")).permutation(len(networks))
     bundles = networks.batch(order).bundles
-    if info.access == "truth":
-        bundles = tuple(replace(bundle, programs=_of_all_parts(bundle.programs)) for bundle in bundles)
-    elif info.access != "probes":
-        bundles = tuple(replace(bundle, programs=None) for bundle in bundles)
     columns = {name: column[order] for name, column in networks.hyperparameters.items()}
     ids = tuple(networks.ids[place] if info.access == "truth" else str(number) for number, place in enumerate(order))
-    return permitted(GraphDataset(ids, bundles, None, columns), info), order
+    return permitted(runnable(GraphDataset(ids, bundles, None, columns), info), info), order
+
+
+def runnable(networks: GraphDataset, info: MethodInfo) -> GraphDataset:
+    """Networks that are asked about, to be run only by a method that says that it runs them; on all inputs by the truth alone."""
+    if info.access == "probes":
+        return networks
+    programs = _of_all_parts if info.access == "truth" else lambda _: None
+    return replace(networks, bundles=tuple(replace(bundle, programs=programs(bundle.programs)) for bundle in networks.bundles))
 
 
 def _of_all_parts(programs: Programs | None) -> Programs | None:

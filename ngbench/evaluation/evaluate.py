@@ -107,8 +107,19 @@ def scores_of_run(exam: Exam, method: str, scored: Sequence[Scored], others: Map
         "scores": {name: Spread.of([found.scores[name] for found in scored]) for name in scored[0].scores},
         "scrambled_scores": {name: Spread.of([found.scrambled_scores[name] for found in scored]) for name in scored[0].scores},
         "interval": _interval(exam.task, own),
-        "differences": {name: _interval(exam.task, own.minus(exam.resamples(name, found))) for name, found in others.items()},
+        "differences": differences_from(exam.task, own, {name: exam.resamples(name, found) for name, found in others.items()}),
     }
+
+
+def differences_from(task: Task, own: Resamples, others: Mapping[str, Resamples]) -> dict[str, IntervalRecord]:
+    """Intervals of the differences of a method's primary metric to those of other methods, by their names.
+
+    Args:
+        task: Whose confidence they have.
+        own: The method's.
+        others: Of as many draws, by method.
+    """
+    return {name: _interval(task, own.minus(found)) for name, found in others.items()}
 
 
 def _interval(task: Task, resamples: Resamples) -> IntervalRecord:

@@ -171,7 +171,8 @@ class PredictionExam(Exam):
 
     def shifts(self, values: np.ndarray, twins: np.ndarray) -> np.ndarray:
         """Absolute difference, or total variation of the probabilities."""
-        moved = np.abs(values - twins)
+        # a difference of unsigned integers is never below zero
+        moved = np.abs(np.asarray(values, dtype=np.float64) - np.asarray(twins, dtype=np.float64))
         return moved if moved.ndim == 1 else moved.sum(axis=1) / 2
 
     def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:

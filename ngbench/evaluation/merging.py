@@ -17,7 +17,7 @@ from torch import Tensor
 from ngbench.alignment import Curves, LabelledImages, Moments, curves, line, match, reestimated, scores
 from ngbench.alignment.matching import group_of
 from ngbench.errors import GraphError, MethodError
-from ngbench.evaluation.blinding import permitted, shown
+from ngbench.evaluation.blinding import permitted, runnable, shown
 from ngbench.evaluation.exam import BOOTSTRAP_SEED, Exam, Scored, orbit_salt
 from ngbench.evaluation.merging_items import MergingItems, acted, draw_items, rows_of, take
 from ngbench.evaluation.predictions import Predictions
@@ -132,8 +132,8 @@ class MergingExam(Exam):
         for array in (values, *scrambled):
             self.check(array)
         copies = [dict(self.measured(own, copy=copy).metrics) for copy, own in enumerate(scrambled)]
-        primary = self.task.metrics[0]
-        worst = min(copies, key=lambda found: found[primary])
+        primary = self.task.primary
+        worst = min(copies, key=lambda found: found[primary.name] if primary.higher_is_better else -found[primary.name])
         return Scored(values, scrambled, self.scores(values, scrambled[0]), worst, self.shifts(values, scrambled[0]))
 
     def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
@@ -155,7 +155,7 @@ def matchings(method: Any, items: MergingItems) -> np.ndarray:
     pairs = items.matches
     if hasattr(method, "match"):
         firsts, order = shown(take(items.networks, pairs[:, 0]), method.info)
-        seconds = take(items.networks, pairs[order, 1], firsts.ids)
+        seconds = runnable(take(items.networks, pairs[order, 1], firsts.ids), method.info)
         matched = method.match(firsts, permitted(seconds, method.info))
         found = [matched[place] for place in np.argsort(order)] if len(matched) == len(pairs) else matched
         if len(found) != len(pairs) or any(e.topology != items.topologies[i] for e, i in zip(found, pairs[:, 0], strict=True)):

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from ngbench.errors import ConfigError
 from ngbench.evaluation.exam import classes_of, targets_of
 from ngbench.loading import GraphDataset
 from ngbench.methods import Problem
@@ -37,12 +38,23 @@ def networks_of(task: Task, zoo: Zoo, rows: np.ndarray, *, hidden: Collection[st
 
 
 def examples_of(task: Task, zoo: Zoo, part: str) -> GraphDataset:
-    """A part of the split of a zoo as methods learn from it, with answers where the task has any."""
+    """A part of the split of a zoo as methods learn from it, with answers where the task has any.
+
+    Raises:
+        ConfigError: An answer is outside what the task asks for.
+    """
     rows = zoo.split(part, name=task.split)
     networks = networks_of(task, zoo, rows)
     if task.target is None:
         return networks
-    return dataclasses.replace(networks, targets=targets_of(task, zoo, rows, classes_of(task, zoo)))
+    targets = targets_of(task, zoo, rows, classes_of(task, zoo))
+    low, high = task.target_bounds
+    if task.kind == "regression" and not (low <= targets.min() and targets.max() <= high):
+        raise ConfigError(
+            f"column {task.target!r} of zoo {zoo.name!r} has numbers from {targets.min():g} to {targets.max():g}; "
+            f"task {task.name!r} asks for numbers from {low:g} to {high:g}: choose another --target"
+        )
+    return dataclasses.replace(networks, targets=targets)
 
 
 def problem_of(task: Task, zoo: Zoo) -> Problem:

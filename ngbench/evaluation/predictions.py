@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Predictions:
                 ids, values, scrambled = arrays["ids"], arrays["values"], arrays["scrambled"]
         except FileNotFoundError as error:
             raise PredictionsError(f"no predictions file {path}; expected one that `ngbench run` wrote") from error
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise PredictionsError(
                 f"{path} cannot be read as predictions ({error}); expected an .npz without pickled objects"
             ) from error

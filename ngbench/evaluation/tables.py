@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from ngbench.errors import NgbenchError, NotApplicableError
-from ngbench.evaluation.evaluate import PREDICTIONS_FILE, exam_of, scores_of_run, seed_folder
+from ngbench.evaluation.evaluate import PREDICTIONS_FILE, differences_from, exam_of, seed_folder
 from ngbench.evaluation.exam import Exam, Scored
 from ngbench.evaluation.identity import run_folder
 from ngbench.evaluation.predictions import Predictions
@@ -16,6 +16,7 @@ from ngbench.evaluation.protocol import check_question
 from ngbench.evaluation.result import Result, Spread
 from ngbench.evaluation.suite.running import State, by_question
 from ngbench.metrics import Resamples, facts_of, tied_with_best
+from ngbench.progress import Progress, silent
 from ngbench.store import Zoo, open_zoo
 from ngbench.tasks import TASKS, Task
 
@@ -170,12 +171,22 @@ def left_out(task: Task, zoo: Zoo) -> tuple[str, ...]:
     return tuple(name for name in task.baselines if not reads(name))
 
 
-def questions(states: Sequence[State]) -> list[Question]:
-    """The table of each question of a suite that was run."""
-    return [_question(found) for found in by_question(states).values()]
+def questions(states: Sequence[State], progress: Progress = silent) -> list[Question]:
+    """The table of each question of a suite that was run; what was said is scored again.
+
+    Args:
+        states: How each cell ended.
+        progress: Told how many of the finished cells have been scored.
+    """
+    num_done, found = 0, []
+    for of_question in by_question(states).values():
+        found.append(_question(of_question, lambda done, before=num_done: progress(before + done, len(states))))
+        num_done += len(of_question)
+        progress(num_done, len(states))
+    return found
 
 
-def _question(states: Sequence[State]) -> Question:
+def _question(states: Sequence[State], scored: Callable[[int], None]) -> Question:
     first = states[0].cell
     task = TASKS[first.task].asked(first.zoo, target=first.target)
     done = [state.cell for state in states if state.status == "done"]
@@ -185,28 +196,37 @@ def _question(states: Sequence[State]) -> Question:
         return Question(task, first.zoo, tuple(Row(name, None, reason) for name, reason in reasons.items()))
     exam = exam_of(task, open_zoo(first.zoo))
     answers: dict[str, Answers] = {}
+    resamples: dict[str, Resamples] = {}
     folders = {cell.method: run_folder(cell.out, task, exam.zoo, cell.method, {}) for cell in done}
-    for method, folder in folders.items():
+    for number, (method, folder) in enumerate(folders.items(), start=1):
         try:
-            answers[method] = Answers.load(folder, exam)
+            loaded = Answers.load(folder, exam)
+            resamples[method] = exam.resamples(method, loaded.scored)
+            answers[method] = loaded
         except NgbenchError as error:
             reasons[method] = str(error)
-    return question(exam, _completed(exam, answers, folders), reasons)
+        scored(number)
+    results = _completed(exam, answers, resamples, folders)
+    return ranked(exam.task, exam.zoo.name, results=results, resamples=resamples, reasons=reasons)
 
 
-def _completed(exam: Exam, answers: Mapping[str, Answers], folders: Mapping[str, Path]) -> dict[str, Answers]:
-    """The same with the differences to all baselines in the result files, which a cell of a suite cannot know."""
-    found = dict(answers)
+def _completed(
+    exam: Exam, answers: Mapping[str, Answers], resamples: Mapping[str, Resamples], folders: Mapping[str, Path]
+) -> dict[str, Result]:
+    """Results with the differences to all baselines, which a cell of a suite cannot know; their files are brought up to date."""
+    found = {name: own.result for name, own in answers.items()}
     for name in set(answers) - set(exam.task.baselines):
-        seeds = [seed.seed for seed in answers[name].result.seeds]
-        others = {other: answers[other].of_seeds(seeds) for other in exam.task.baselines if other in answers}
-        others = {other: scored for other, scored in others.items() if len(scored) == len(seeds)}
-        before = answers[name].result
-        differences = before.differences | scores_of_run(exam, name, answers[name].scored, others)["differences"]
-        if differences != before.differences:
-            result = before.model_copy(update={"differences": differences})
-            result.save(folders[name])
-            found[name] = replace(answers[name], result=result)
+        seeds = [seed.seed for seed in found[name].seeds]
+        others = {}
+        for other in set(exam.task.baselines) & set(answers):
+            if [seed.seed for seed in found[other].seeds] == seeds:
+                others[other] = resamples[other]
+            elif len(same := answers[other].of_seeds(seeds)) == len(seeds):
+                others[other] = exam.resamples(other, same)
+        differences = found[name].differences | differences_from(exam.task, resamples[name], others)
+        if differences != found[name].differences:
+            found[name] = found[name].model_copy(update={"differences": differences})
+            found[name].save(folders[name])
     return found
 
 
@@ -419,9 +439,14 @@ def interval(result: Result) -> str:
 def memory(result: Result) -> str:
     """Most memory of a seed, as it is printed; a dash where the platform does not tell."""
     peaks = [seed.peak_memory_bytes for seed in result.seeds if seed.peak_memory_bytes is not None]
-    if not peaks:
+    return shown_memory(max(peaks, default=None))
+
+
+def shown_memory(num_bytes: int | None) -> str:
+    """Bytes, as they are printed; a dash where they are not told."""
+    if num_bytes is None:
         return "—"
-    return f"{max(peaks) / 1e6:,.0f} MB" if max(peaks) >= TELLABLE_BYTES else f"< {TELLABLE_BYTES / 1e6:.0f} MB"
+    return f"{num_bytes / 1e6:,.0f} MB" if num_bytes >= TELLABLE_BYTES else f"< {TELLABLE_BYTES / 1e6:.0f} MB"
 
 
 def write_tables(found: Sequence[Question], folder: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ngbench.errors import SplitError
 from ngbench.evaluation.blinding import in_order, shown
-from ngbench.evaluation.exam import Exam, PredictionExam, classes_of, orbit_salt, targets_of
+from ngbench.evaluation.exam import PredictionExam, classes_of, orbit_salt, targets_of
 from ngbench.evaluation.linear_probe import fit_linear_probe
 from ngbench.evaluation.networks import networks_of
 from ngbench.evaluation.predictions import Predictions
@@ -58,23 +58,31 @@ def probe(task: Task, zoo: Zoo, method: Any, *, origin: Mapping[str, str | int])
         Predictions for the test split, and for its scrambled copies, by target.
     """
     found = {}
+    embedded: dict[str, list[np.ndarray]] = {}
     for target in probed_targets(task, zoo):
         exam = PredictionExam(task.asked(zoo.name, split=task.split, target=target), zoo)
-        (train, own), (val, others) = (_embedded(exam, zoo, method, part, str(task.target)) for part in ("train", "val"))
+        hidden = {target, str(task.target)}
+        # what is not told is a column, which few methods read, or stands in the topology
+        told = target if method.info.access == "hyperparameters" else "all" if "activation" not in hidden else "no activation"
+        if told not in embedded:
+            embedded[told] = [_embed(method, networks) for networks in _networks(task, zoo, hidden)]
+        train, val, *tests = embedded[told]
+        own, others = (targets_of(exam.task, zoo, zoo.split(part, name=task.split), exam.classes) for part in ("train", "val"))
         options = {"val_embeddings": val, "val_targets": others, "metric": METRICS[task.selection]}
         fitted = fit_linear_probe(train, own, **options, num_classes=len(exam.classes))
-        test = networks_of(exam.task, zoo, exam.rows, hidden=[str(task.target)])
-        copies = [test.scrambled(salt=orbit_salt(copy)) for copy in range(task.num_scrambled)]
-        said = [fitted.predict(_embed(method, networks)) for networks in (test, *copies)]
+        said = [fitted.predict(rows) for rows in tests]
         found[target] = Predictions(exam.ids, said[0], np.stack(said[1:]), {**origin, "probe": target})
     return found
 
 
-def _embedded(exam: Exam, zoo: Zoo, method: Any, part: str, hidden: str) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of a part of the split, and its answers."""
-    rows = zoo.split(part, name=exam.task.split)
-    networks = networks_of(exam.task, zoo, rows, hidden=[hidden])
-    return _embed(method, networks), targets_of(exam.task, zoo, rows, exam.classes)
+def _networks(task: Task, zoo: Zoo, hidden: Collection[str]) -> Iterator[GraphDataset]:
+    """The train, val and test networks, and the scrambled copies of these, without what is to be hidden."""
+    for part in ("train", "val"):
+        yield networks_of(task, zoo, zoo.split(part, name=task.split), hidden=hidden)
+    test = networks_of(task, zoo, zoo.split("test", name=task.split), hidden=hidden)
+    yield test
+    for copy in range(task.num_scrambled):
+        yield test.scrambled(salt=orbit_salt(copy))
 
 
 def _embed(method: Any, networks: GraphDataset) -> np.ndarray:

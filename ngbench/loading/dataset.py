@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,18 +151,22 @@ class GraphDataset:
             bundle = self.bundles[0]
             rows, index = wanted.to(bundle.values.device), torch.arange(len(wanted), device=bundle.values.device)
             return GraphBatch((replace(bundle.rows(rows), index=index),))
-        place = torch.empty(len(self), dtype=torch.int64)
-        owner = torch.empty(len(self), dtype=torch.int64)
-        for number, bundle in enumerate(self.bundles):
-            place[bundle.index.cpu()], owner[bundle.index.cpu()] = torch.arange(len(bundle)), number
+        owner, place = (found[wanted] for found in self._whereabouts)
         picked = []
-        for number, bundle in enumerate(self.bundles):
-            index = torch.nonzero(owner[wanted] == number).flatten()
-            if len(index):
-                device = bundle.values.device
-                rows, index = place[wanted[index]].to(device), index.to(device)
-                picked.append(replace(bundle.rows(rows), index=index))
+        for number in owner.unique().tolist():
+            bundle, index = self.bundles[number], torch.nonzero(owner == number).flatten()
+            device = bundle.values.device
+            picked.append(replace(bundle.rows(place[index].to(device)), index=index.to(device)))
         return GraphBatch(tuple(picked))
+
+    @cached_property
+    def _whereabouts(self) -> tuple[Tensor, Tensor]:
+        """Number of each network's bundle, and its row there, int64 ``[graphs]``."""
+        owner, place = torch.empty(2, len(self), dtype=torch.int64)
+        for number, bundle in enumerate(self.bundles):
+            index = bundle.index.cpu()
+            owner[index], place[index] = number, torch.arange(len(bundle))
+        return owner, place
 
     def batches(self, size: int, *, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, GraphBatch]]:
         """All networks once, in batches, with their positions ``[graphs]``; shuffled where a generator is given."""

@@ -64,12 +64,17 @@ def find_dataset(file: h5py.File, path: str, *, dtype: str, shape: tuple[int | N
         shape: Length of each axis, None where any will do.
 
     Raises:
-        StoreFormatError: There is none, or it has another type or shape.
+        StoreFormatError: There is none, it takes its numbers from another file, or it has another type or shape.
     """
     wanted = f"{dtype} of shape ({', '.join('any' if length is None else str(length) for length in shape)})"
     dataset = file.get(path)
     if not isinstance(dataset, h5py.Dataset):
         raise StoreFormatError(f"{file.filename!r} lacks dataset '/{path}'; expected {wanted}; fetch the file again")
+    if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
+        raise StoreFormatError(
+            f"{file.filename!r}: dataset '/{path}' is taken from other files; expected {wanted} in the file itself; "
+            "fetch the file again"
+        )
     text = h5py.check_string_dtype(dataset.dtype)
     found = TEXT if text is not None and text.length is not None else dataset.dtype.str
     fits = len(dataset.shape) == len(shape) and all(b in (None, a) for a, b in zip(dataset.shape, shape, strict=True))

@@ -201,12 +201,18 @@ def _columns(zoo: Zoo) -> str:
 def summary(values: np.ndarray) -> str:
     """The range of a column of numbers, integers in full, or its different texts with how often each occurs.
 
+    NaN stands for numbers that are not given, which are counted; neither these nor infinite ones are in the range.
+
     Args:
         values: ``[networks]``.
     """
     if values.dtype.kind in "fiu":
         form = ".4g" if values.dtype.kind == "f" else "d"
-        return " to ".join(dict.fromkeys(f"{value:{form}}" for value in (values.min(), values.max())))
+        given = values[np.isfinite(values)]
+        ends = [f"{value:{form}}" for value in (given.min(), given.max())] if len(given) else []
+        told = [" to ".join(dict.fromkeys(ends))] if ends else []
+        lacking = {"not given": int(np.isnan(values).sum()), "infinite": int(np.isinf(values).sum())}
+        return ", ".join([*told, *(f"{what} for {count:,}" for what, count in lacking.items() if count)])
     names, counts = np.unique(values, return_counts=True)
     if len(names) > 8:
         return f"{len(names):,} different"
@@ -216,12 +222,15 @@ def summary(values: np.ndarray) -> str:
 def histogram_edges(values: np.ndarray, *, column: str, num_bins: int) -> list[float]:
     """Edges of the bins of a histogram: from 0 to 1 for accuracies that fill half of that, else of the range that there is.
 
+    Numbers that are not finite are left out; where none is, there is one edge.
+
     Args:
         values: ``[networks]``.
         column: Name of the column.
         num_bins: Most bins; of few different numbers each has one, so that none stays empty between them.
     """
-    low, high = float(values.min()), float(values.max())
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
     if column.endswith("accuracy") and high - low > 0.5:
         return np.linspace(0.0, 1.0, num_bins + 1).tolist()
     return np.linspace(low, high, min(num_bins, len(np.unique(values))) + 1).tolist()

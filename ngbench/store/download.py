@@ -75,11 +75,16 @@ def download_zoo(published: PublishedZoo, folder: str | Path, *, stages: Stages 
 
 
 def _download_dataset(name: str, folder: Path, *, progress: Progress) -> None:
-    """The Parquet files of a dataset on the Hub, one after the other."""
+    """The Parquet files of a dataset on the Hub, one after the other, all of the commit that was the newest at the first call."""
     # The Hub's client takes a second to load.
     from ngbench.store.hub.client import commit_of
 
-    commit = commit_of(name)
+    key = f"{name}@revision"
+    known = _recorded(folder).get(key)
+    commit = commit_of(name, revision=known)
+    if known is None:
+        with disk_errors(folder):
+            _record(folder, key, commit.revision)
     paths = sorted(path for path in commit.files if path.endswith(".parquet"))
     for done, path in enumerate(paths, start=1):
         commit.fetch(path, folder)
@@ -258,7 +263,7 @@ def _sha256(path: Path) -> str:
 
 
 def _recorded(folder: Path) -> dict[str, str]:
-    """The sha256 of each file that was downloaded into a folder."""
+    """The sha256 of each file that was downloaded into a folder, and the commit of each dataset on the Hub."""
     path = folder / CHECKSUMS
     try:
         content = json.loads(path.read_text()) if path.exists() else {}
@@ -271,7 +276,7 @@ def _recorded(folder: Path) -> dict[str, str]:
     return content
 
 
-def _record(folder: Path, name: str, sha256: str) -> None:
-    content = {**_recorded(folder), name: sha256}
+def _record(folder: Path, key: str, value: str) -> None:
+    content = {**_recorded(folder), key: value}
     with atomic_file(folder / CHECKSUMS) as file:
         file.write(json.dumps(content, indent=2, sort_keys=True).encode())

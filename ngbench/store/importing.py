@@ -153,15 +153,33 @@ class _Converter:
         """Canonical value rows ``[networks, values]`` of networks of one architecture."""
         first = networks[0]
         if first.architecture not in self.topologies:
+            self._check_shapes(first)
             module = first.architecture.module().eval()
             self.topologies[first.architecture] = trace(module, first.architecture.example_input()).topology
         try:
             return pack(self.topologies[first.architecture], _stacked(networks)).numpy()
         except GraphError as error:
-            raise ForeignZooError(
-                f"network {first.id!r} of zoo {self.published.name!r} is not built as {first.architecture} ({error}); "
-                "fetch its files again"
-            ) from error
+            raise self._not_built(first, error) from error
+
+    def _check_shapes(self, network: PublishedNetwork) -> None:
+        """Proves that a network has the parameters of its architecture, which a file may claim to be larger than the memory."""
+        try:
+            with torch.device("meta"):
+                module = network.architecture.module()
+        # what torch raises for sizes that no module has, and names that one has already
+        except (RuntimeError, ValueError, TypeError, OverflowError, KeyError) as error:
+            raise self._not_built(network, error) from error
+        shapes = _shapes(network)
+        for path, values in module.named_parameters():
+            if shapes.get(path) != values.shape:
+                got, expected = shapes.get(path, "none"), tuple(values.shape)
+                raise self._not_built(network, f"state-dict entry {path!r} has shape {got}; expected {expected}")
+
+    def _not_built(self, network: PublishedNetwork, reason: object) -> ForeignZooError:
+        return ForeignZooError(
+            f"network {network.id!r} of zoo {self.published.name!r} is not built as {network.architecture} ({reason}); "
+            "fetch its files again"
+        )
 
 
 def _stacks(networks: Iterable[PublishedNetwork]) -> Iterator[list[PublishedNetwork]]:

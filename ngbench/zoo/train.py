@@ -71,7 +71,7 @@ def train(
     Raises:
         RecipeError: The recipe has no such run.
         TrainingError: No run is named, or one twice, or runs of several architectures.
-        ImagesError: The images have another shape than the architecture takes.
+        ImagesError: The images have another shape than the architecture takes, or labels that it has no output for.
     """
     indices = sorted(run_indices)
     if not indices or len(set(indices)) != len(indices):
@@ -139,6 +139,12 @@ def _images(recipe: ClassifierRecipe, corpus: str, architecture: ClassifierArchi
         raise ImagesError(
             f"recipe {recipe.name!r}: corpus {corpus!r} has images of shape {images.train_images.shape[1:]}, but "
             f"the architecture takes {architecture.input_shape}; change input_shape or the corpus"
+        )
+    labels = np.concatenate([images.train_labels, images.val_labels, images.test_labels])
+    if not 0 <= labels.min() <= labels.max() < architecture.num_classes:
+        raise ImagesError(
+            f"recipe {recipe.name!r}: corpus {corpus!r} has labels {labels.min()} to {labels.max()}, but the architecture has "
+            f"num_classes {architecture.num_classes}; expected labels from 0 that are below it: change num_classes or the corpus"
         )
     return images
 

@@ -130,10 +130,10 @@ def padding(monkeypatch):
 
     def pad(*size):
         monkeypatch.setattr(matrix_cnn, "_padded", lambda _: size)
-        gathered_images.cache_clear()
+        matrix_cnn._gathered.clear()
 
     yield pad
-    gathered_images.cache_clear()
+    matrix_cnn._gathered.clear()
 
 
 def test_more_padding_changes_nothing(padding):
@@ -152,6 +152,19 @@ def test_without_masks_padding_would_change_predictions(monkeypatch):
     convolved = module._convolved
     monkeypatch.setattr(module, "_convolved", lambda images, masks: convolved(images, torch.ones_like(masks)))
     assert (module(in_float64(networks)) - expected).abs().max() > 1e-4
+
+
+def test_tables_of_few_structures_are_kept_and_the_oldest_go(monkeypatch):
+    networks = fake_dataset(ALL_FAMILIES, num_graphs=13)
+    module = module_on(networks)
+    matrix_cnn._gathered.clear()
+    expected = module(in_float64(networks))
+    assert len(matrix_cnn._gathered) == len(networks.bundles)
+    last = list(matrix_cnn._gathered)[-1]
+    monkeypatch.setattr(matrix_cnn, "MOST_ENTRIES", 1)
+    matrix_cnn._gathered.clear()
+    torch.testing.assert_close(module(in_float64(networks)), expected, rtol=0, atol=0)
+    assert list(matrix_cnn._gathered) == [last]
 
 
 def test_networks_keep_their_place_in_a_batch_of_many_structures():

@@ -19,7 +19,7 @@ from baselines.weight_statistics import (
     statistics,
 )
 from ngbench.errors import ConfigError, MethodError
-from ngbench.loading import GraphDataset
+from ngbench.loading import GraphDataset, StoredValues
 from ngbench.methods import Budget, RunContext
 from ngbench.testing import (
     ALL_FAMILIES,
@@ -302,3 +302,19 @@ def test_layers_of_one_kind_stand_in_the_order_of_their_depth():
     assert [slot.owner for (kind, _), slots in sorted(kinds.items()) if kind == "weight" for slot in slots] == [
         f"linear{i}" for i in range(12)
     ]
+
+
+@pytest.mark.parametrize("reader", [StatisticsByLayer, StatisticsByKind])
+def test_networks_that_stay_in_their_file_are_read_once_and_few_at_a_time(monkeypatch, reader):
+    loaded = fake_dataset([mlp_topology((3, 5, 2))], num_graphs=23)
+    (bundle,) = loaded.bundles
+    asked = []
+
+    def read(positions):
+        asked.append(len(positions))
+        return bundle.values[positions]
+
+    stored = replace(loaded, bundles=(replace(bundle, values=StoredValues(read, tuple(bundle.values.shape))),))
+    monkeypatch.setattr("ngbench.loading.batch.VALUES_AT_ONCE", 5 * bundle.topology.num_values)
+    np.testing.assert_array_equal(reader.of(loaded)(stored), reader.of(loaded)(loaded))
+    assert asked == [5, 5, 5, 5, 3]

@@ -111,6 +111,22 @@ def test_an_interruption_shows_what_there_is(monkeypatch):
     assert "interrupted after 0 of 1 methods" in ngbench("--method", "mean", exit_code=130).stderr
 
 
+def test_what_was_measured_is_kept_when_a_later_method_breaks(monkeypatch, tmp_path):
+    class Broken(Mean):
+        def fit(self, problem, train, val, context):
+            raise ValueError("a fault of the method")
+
+    monkeypatch.setitem(methods._entries, "test-broken", Broken)
+    out = tmp_path / "audit.json"
+    with pytest.raises(ValueError, match="a fault of the method"):
+        CliRunner().invoke(
+            main,
+            [str(a) for a in ("audit", "--method", "mean", "--method", "test-broken", "--out", out, *SMALL)],
+            catch_exceptions=False,
+        )
+    assert [audit.method for audit in Audit.model_validate_json(out.read_text()).methods] == ["mean"]
+
+
 def test_the_help_shows_one_command_a_line():
     shown = ngbench("--help").stdout
     assert "  ngbench audit --method ng-gnn\n" in shown

@@ -84,6 +84,8 @@ def test_a_published_zoo_is_imported_told_and_listed(tmp_path):
     assert "licence: not stated by its authors" in result.stdout
     assert "ok     unique ids: 3 ids of 3 runs" in ngbench("zoo", "verify", tmp_path / "zoo.h5").stdout
     assert "dws-inr-mnist" in ngbench("zoo", "list").stdout
+    again = ngbench("zoo", "import", "dws-inr-mnist", "--from", tmp_path / "gone", "--out", tmp_path / "zoo.h5", exit_code=2)
+    assert "zoo.h5' is there already; expected a new file: name another or remove it" in again.stderr
 
 
 @pytest.mark.parametrize(("deviation", "said"), [(0.0, "0.0000 at most"), (0.25, "0.2500 at most")])
@@ -97,7 +99,8 @@ def test_how_far_what_is_recorded_is_off_is_said_where_images_are_at_hand(tmp_pa
     monkeypatch.setattr("ngbench.store.importing.reevaluate", found)
     monkeypatch.setenv("NGBENCH_IMAGES", "")
     torch.save(DwsInr().module().state_dict(), checkpoint(tmp_path, "testing_2_3"))
-    asked = ("dws-inr-mnist", "--from", tmp_path / "files", "--out", tmp_path / "zoo.h5", "--images", tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    asked = ("dws-inr-mnist", "--from", tmp_path / "files", "--out", tmp_path / "zoo.h5", "--images", tmp_path.name)
     shown = ngbench("zoo", "import", *asked).stdout
     assert f"measured again: test_accuracy of 2 networks on 1,000 images is off by {deviation / 2:.4f} in the mean" in shown
     assert said in shown
@@ -121,3 +124,6 @@ def test_a_published_zoo_is_downloaded_and_converted(tmp_path):
         archive.writestr("mnist-inrs/mnist_png_testing_2_3/checkpoints/last.pth", content.getvalue())
     result = ngbench("zoo", "download", "dws-inr-mnist", "--to", folder, "--out", tmp_path / "zoo.h5")
     assert f"1 networks in {tmp_path / 'zoo.h5'}" in result.stdout
+    again = ngbench("zoo", "download", "dws-inr-mnist", "--to", tmp_path / "new", "--out", tmp_path / "zoo.h5", exit_code=2)
+    assert "zoo.h5' is there already; expected a new file: name another or remove it" in again.stderr
+    assert not (tmp_path / "new").exists()

@@ -37,6 +37,8 @@ def test_runs_are_packed_validated_scored_and_accepted(runs, small_zoo_path, tmp
     assert "packed   generalization on small about test_accuracy, none, 3 seeds" in found.stdout
     assert f"valid    {out}" in found.stdout
     assert f"valid    {out}" in ngbench("validate", out, *own).stdout
+    refused = ngbench("validate", out, "--score", "--name", "My Method", *own, exit_code=2)
+    assert "fault    acceptance: name: expected a name of at most 64 letters" in refused.stderr
     scored = ngbench("validate", out, "--accept", accepted, *own)
     assert "kendall_tau" in scored.stdout
     assert "differs" not in scored.stdout
@@ -72,6 +74,14 @@ def test_the_schema_is_printed_as_json():
     schema = json.loads(ngbench("validate", "--schema").stdout)
     assert schema["title"] == "ngbench submission"
     assert schema["properties"]["format_version"]["const"] == 1
+
+
+def test_folders_that_cannot_be_written_to_or_are_not_there_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    found = ngbench("validate", tmp_path / "own.zip", "--accept", tmp_path / "file", exit_code=2)
+    assert f"error: --accept {tmp_path / 'file'} cannot be written to" in found.stderr
+    found = ngbench("validate", tmp_path / "own.zip", "--known", tmp_path / "none", exit_code=2)
+    assert f"error: --known {tmp_path / 'none'} is no folder; expected one that has a folder with a record.json" in found.stderr
 
 
 def test_a_command_without_a_file_and_an_archive_of_another_ending_are_refused(tmp_path):

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ngbench.cli import main
-from ngbench.store import RELEASED, open_zoo
+from ngbench.store import RELEASED, ZooWriter, open_zoo
+from ngbench.zoo.columns import Column
 from ngbench.zoo.recipe import recipe_names
 
 
@@ -41,6 +42,19 @@ def test_generate_on_a_cluster_takes_no_number_of_workers_and_says_where_ray_is_
     shown = ngbench(*asked, exit_code=2).stderr
     assert "pip install 'ngbench[ray]'" in shown.splitlines()[-1]
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("executor", "said"),
+    [
+        ("local", "device is 'tpu9'; expected one that this machine has: cpu"),
+        ("ray", "device is 'tpu9'; a Ray cluster itself says which GPU a part gets: expected 'cpu' or 'cuda'"),
+    ],
+)
+def test_generate_on_a_device_that_is_not_there_is_refused_in_one_line(tmp_path, executor, said):
+    asked = ("zoo", "generate", "digits-mlp", "--out", tmp_path / "a.h5", "--executor", executor, "--device", "tpu9")
+    assert said in " ".join(ngbench(*asked, exit_code=2).stderr.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_info_tells_every_split_and_column(made):
@@ -89,6 +103,39 @@ def test_a_column_of_one_value_is_told_and_not_drawn():
     assert text.endswith("learning_rate\n0.03 in all networks\n")
 
 
+@pytest.fixture
+def measured(small_zoo_path, tmp_path, monkeypatch):
+    """Writes the small zoo with one measurement in place of its own, to be shown without a line broken."""
+    monkeypatch.setenv("COLUMNS", "220")
+    small = open_zoo(small_zoo_path)
+
+    def write(name, values):
+        columns = [small.columns["activation"], *([] if values is None else [Column(name, "measurement", "float", "of tests")])]
+        path = tmp_path / f"{name}.h5"
+        with ZooWriter(path, small.info, columns=columns) as writer:
+            metadata = {"activation": small.metadata["activation"]} | ({} if values is None else {name: values})
+            topologies = [graph.topology for graph in small]
+            writer.append(topologies, small.values(slice(None)), ids=small.ids, metadata=metadata)
+        return path
+
+    return write
+
+
+def test_info_draws_what_is_measured_first_and_counts_what_is_not_given(measured):
+    losses = np.linspace(0.5, 3.5, 150)
+    losses[[0, 3, 4]], losses[7] = np.nan, np.inf
+    lines = ngbench("zoo", "info", measured("test_loss", losses)).stdout.splitlines()
+    assert "0.5201 to 3.5, not given for 3, infinite for 1" in " ".join(lines)
+    bars = lines[lines.index("test_loss") + 2 :]
+    assert sum(int(bar.split()[2]) for bar in bars) == 150 - 4
+
+
+def test_info_draws_nothing_where_nothing_is_measured_or_given(measured):
+    lines = ngbench("zoo", "info", measured("test_loss", np.full(150, np.nan))).stdout.splitlines()
+    assert lines[-2:] == ["test_loss", "not given for 150"]
+    assert ngbench("zoo", "info", measured("none", None)).stdout.splitlines()[-1].startswith("activation")
+
+
 def test_verify_proves_a_zoo_of_several_families(made):
     text = ngbench("zoo", "verify", made[0]).stdout
     assert "FAILED" not in text
@@ -101,6 +148,15 @@ def test_merge_writes_files_of_one_zoo_into_one_and_refuses_a_network_twice(made
     assert (tmp_path / "again.h5").read_bytes() == made[0].read_bytes()
     refused = ngbench("zoo", "merge", tmp_path / "twice.h5", made[0], made[0], exit_code=2)
     assert "stands twice" in refused.stderr
+
+
+def test_merge_writes_over_no_file_but_one_of_its_parts(made, tmp_path):
+    (tmp_path / "mine.h5").write_text("mine")
+    refused = ngbench("zoo", "merge", tmp_path / "mine.h5", made[0], exit_code=2).stderr
+    assert f"'{tmp_path / 'mine.h5'}' is there already; expected a new file or one of the parts" in " ".join(refused.split())
+    assert (tmp_path / "mine.h5").read_text() == "mine"
+    (tmp_path / "part.h5").write_bytes(made[0].read_bytes())
+    ngbench("zoo", "merge", tmp_path / "part.h5", tmp_path / "part.h5")
 
 
 def test_card_is_made_for_a_zoo_of_several_families(made, tmp_path):

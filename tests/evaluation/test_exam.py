@@ -114,6 +114,12 @@ def answers(exam, values, scrambled):
     return Predictions(exam.ids, np.asarray(values), np.asarray(scrambled), {})
 
 
+def test_shifts_of_unsigned_numbers_are_differences_of_either_sign(zoo):
+    exam = exam_of(asked("optimizer"), zoo)
+    values, twins = (np.eye(3, dtype=np.uint8)[list(places)] for places in ((0, 1, 2), (0, 2, 1)))
+    np.testing.assert_array_equal(exam.shifts(values, twins), [0, 1, 1])
+
+
 @pytest.mark.parametrize("bad", range(NUM_COPIES))
 def test_the_scrambled_scores_are_those_of_the_worst_copy_whichever_it_is(zoo, bad):
     exam = exam_of(asked("optimizer"), zoo)

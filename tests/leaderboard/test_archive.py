@@ -8,6 +8,7 @@ import os
 import pickle
 import stat
 import struct
+import time
 import tracemalloc
 import zipfile
 
@@ -57,10 +58,10 @@ def npy(array):
     return file.getvalue()
 
 
-def npz(**arrays):
+def npz(compression=zipfile.ZIP_DEFLATED, **arrays):
     """An .npz of the content of each array's file."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, content in arrays.items():
             archive.writestr(f"{name}.npy", content)
     return file.getvalue()
@@ -76,6 +77,18 @@ def arrays(**changes):
     about = json.dumps({"format_version": 2, "seed": 4})
     found = {"ids": np.array(["a", "b"]), "values": np.array([0.5, 1.5]), "scrambled": np.ones((3, 2)), "about": np.array(about)}
     return {**{name: npy(array) for name, array in found.items()}, **changes}
+
+
+def far(content):
+    """The .zip with a directory which says, as zip64 does, that its last file stands behind all that can be addressed."""
+    changed, more = bytearray(content), struct.pack("<2HQ", 1, 8, 2**64 - 1)
+    entry, end = changed.rfind(b"PK\x01\x02"), changed.rfind(b"PK\x05\x06")
+    (directory_bytes,) = struct.unpack_from("<L", changed, end + 12)
+    struct.pack_into("<L", changed, end + 12, directory_bytes + len(more))
+    struct.pack_into("<L", changed, entry + 42, 2**32 - 1)
+    struct.pack_into("<H", changed, entry + 30, len(more))
+    changed[end:end] = more
+    return bytes(changed)
 
 
 def test_a_sound_archive_is_read_as_it_was_written(submitted, said):
@@ -233,6 +246,31 @@ def test_a_size_in_the_directory_that_is_a_lie_is_found(submitted):
         assert f"{PLACE}seed-7.npz cannot be unpacked (" in sentence
 
 
+def test_a_place_that_cannot_be_addressed_is_found(submitted):
+    path = submitted()
+    path.write_bytes(far(path.read_bytes()))
+    found, (sentence,) = Archive.open(path).predictions(f"{PLACE}seed-7.npz")
+    assert found is None
+    assert f"{PLACE}seed-7.npz cannot be unpacked (" in sentence
+    found, (sentence,) = read_predictions(far(npz(**arrays())), "p")
+    assert found is None
+    assert sentence.startswith("p: about cannot be read: ")
+
+
+@pytest.mark.parametrize(("compression", "number"), [(zipfile.ZIP_BZIP2, 12), (zipfile.ZIP_LZMA, 14)])
+def test_other_compressions_within_predictions_are_refused(compression, number):
+    found, faults = read_predictions(npz(compression, **arrays()), "p")
+    assert found is None
+    names = ("ids", "values", "scrambled", "about")
+    assert faults == [f"p: {name} is compressed by method {number}; expected deflate, or none" for name in names]
+
+
+def test_an_encrypted_array_is_refused():
+    content = bytearray(npz(**arrays()))
+    content[content.rfind(b"PK\x01\x02") + 8] |= 1
+    assert read_predictions(bytes(content), "p") == (None, ["p: about is encrypted; expected a plain file"])
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -314,6 +352,7 @@ def test_an_array_that_unpacks_to_too_much_is_refused(monkeypatch):
         (b"\x93NUMPY\x09\x00" + bytes(9), "expected an .npy of version 1, 2 or 3"),
         (b"", "expected an .npy of version 1, 2 or 3"),
         (b"\x93NUMPY\x01\x00\xff\xff{", "its header is"),
+        (header("'<f8'", "(2,)" + " " * 10_000, bytes(16)), "its header has 10,057 bytes; expected at most 10,000"),
     ],
 )
 def test_headers_that_say_anything_else_than_numbers_that_are_there_are_refused(content, fault):
@@ -322,10 +361,25 @@ def test_headers_that_say_anything_else_than_numbers_that_are_there_are_refused(
     assert fault in str(error.value)
 
 
+@pytest.mark.parametrize("shape", ["(" + "1" * 12 + " " * 4000 + "!", "(" + "1 " * 2000 + "!", "(2, 3" + "\t" * 4000 + ")!"])
+def test_a_header_that_fails_behind_thousands_of_blanks_is_refused_at_once(shape):
+    started_s = time.process_time()
+    with pytest.raises(ValueError, match="its header is"):
+        read_array(header("'<f8'", shape, bytes(48)), "values")
+    assert time.process_time() - started_s < 1
+
+
+def test_a_header_may_have_any_spacing():
+    found = read_array(header("'<f8'", " (2 ,\n 1" + " " * 4000 + ")", np.array([0.5, 1.5]).tobytes()), "values")
+    np.testing.assert_array_equal(found, [[0.5], [1.5]])
+
+
 @pytest.mark.parametrize(
     "array",
     [
         np.arange(6.0).reshape(2, 3),
+        np.arange(5.0),
+        np.array(0.5),
         np.asfortranarray(np.arange(24, dtype=np.int16).reshape(2, 3, 4)),
         np.arange(3, dtype=">f4"),
         np.zeros((0, 5)),

@@ -36,6 +36,14 @@ def test_csv_has_a_line_for_each_row_with_its_numbers():
     assert float(second["score_midpoint_accuracy"]) == pytest.approx(0.5)
 
 
+def test_csv_has_the_parameters_of_the_largest_fit():
+    record = fake_record("own", {PARK: 0.75})
+    (row,) = record.rows
+    seeds = tuple(own.model_copy(update={"num_parameters": number}) for own, number in zip(row.seeds, (0, 7000, 50), strict=True))
+    (line,) = lines(boards([record.model_copy(update={"rows": (row.model_copy(update={"seeds": seeds}),)})]))
+    assert line["num_parameters"] == "7000"
+
+
 def test_csv_begins_with_what_is_read_first():
     assert as_csv(boards([fake_record("own", {PARK: 0.75})])).startswith("task,zoo,target,track,rank,submission,title,authors,")
 

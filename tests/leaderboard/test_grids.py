@@ -9,6 +9,7 @@ from leaderboard.grids import (
     STRIP_MARGIN,
     STRIP_WIDTH,
     answer_grid,
+    cost_cells,
     duration,
     fit_grid,
     further_grid,
@@ -118,6 +119,13 @@ def test_a_method_with_several_tracks_stands_under_all_of_them():
     assert (part.track, part.kind, part.title) == ("weights probes-8", "weights", "reads weights; runs the networks on 8 inputs")
 
 
+def test_parameters_are_those_of_the_largest_fit():
+    (row,) = fake_record("own", {CNN: 0.5}).rows
+    seeds = tuple(own.model_copy(update={"num_parameters": number}) for own, number in zip(row.seeds, (0, 7000, 50), strict=True))
+    cell, *_ = cost_cells(row.model_copy(update={"seeds": seeds}))
+    assert (cell.text, cell.value) == ("7,000", "7000")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -136,6 +144,8 @@ def test_durations_read_in_their_own_unit(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("num_bytes", "text"), [(None, "—"), (7_000_000, "7 MB"), (2_340_000_000, "2.3 GB")])
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(None, "—"), (999_999, "< 1 MB"), (7_000_000, "7 MB"), (2_340_000_000, "2.3 GB")]
+)
 def test_memory_reads_in_megabytes_and_gigabytes(num_bytes, text):
     assert memory(num_bytes) == text

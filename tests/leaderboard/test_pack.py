@@ -114,6 +114,16 @@ def test_settings_and_claims_are_kept_as_text_and_numbers(folder, tmp_path):
     assert own.fits[1].claimed == fields["seeds"][1]["scores"]
 
 
+def test_a_run_on_a_zoo_whose_name_no_submission_may_hold_is_refused(folder, tmp_path):
+    fields = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**fields, "zoo": "my zoo"}))
+    with pytest.raises(SubmissionError, match="'test-of-scale' on zoo 'my zoo': result.json: zoo: expected a name of"):
+        pack_runs([folder], tmp_path / "own.zip", about=ABOUT)
+    (folder / "result.json").write_text(json.dumps({**fields, "settings": {"note": "two\nlines"}}))
+    with pytest.raises(SubmissionError, match="result.json: settings.note: expected one line of text"):
+        pack_runs([folder], tmp_path / "own.zip", about=ABOUT)
+
+
 def test_all_that_is_wrong_with_the_metadata_is_said():
     with pytest.raises(SubmissionError) as error:
         parse_about({"title": "", "authors": "A. Name", "more": 1})

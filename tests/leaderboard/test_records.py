@@ -11,6 +11,8 @@ from leaderboard.records import Record, load_records, packed, unpacked
 from leaderboard.score import score
 from ngbench.errors import SubmissionError
 
+ACCEPTANCE = {"date": "2026-11-23", "archive_sha256": "a" * 64, "ngbench": "0.2.0.dev1+g12ab"}
+
 
 @pytest.fixture
 def record(submitted, zoos):
@@ -42,6 +44,10 @@ def test_all_records_of_a_folder_are_read_by_name(record, tmp_path):
     assert load_records(tmp_path / "none") == ()
 
 
+def test_the_published_records_are_read():
+    assert load_records()
+
+
 def test_a_record_in_a_folder_of_another_name_is_refused(record, tmp_path):
     record.save(tmp_path)
     (tmp_path / "test").rename(tmp_path / "moved")
@@ -56,6 +62,9 @@ def test_a_record_in_a_folder_of_another_name_is_refused(record, tmp_path):
         ("name", "../x", "record: name: expected a name of at most 64 letters"),
         ("rows", [], "record: rows: tuple should have at least 1 item"),
         ("extra", 1, "record: extra: extra inputs are not permitted, got 1"),
+        ("history", [{**ACCEPTANCE, "date": "2026-02-30"}], "record: history.0.date: value error, day "),
+        ("history", [{**ACCEPTANCE, "ngbench": "<b>"}], "record: history.0.ngbench: string should match pattern"),
+        ("history", [{**ACCEPTANCE, "ngbench": "1" * 41}], "record: history.0.ngbench: string should match pattern"),
     ],
 )
 def test_a_file_that_is_no_record_is_refused_by_key_and_value(record, tmp_path, key, value, fault):

@@ -49,6 +49,8 @@ def test_columns_are_summed_up_by_range_or_by_counts(zoo):
     assert summary(np.array([10781, 3, 2**62])) == f"3 to {2**62}"
     assert summary(np.array([32, 32])) == "32"
     assert summary(np.array([0.03, 0.03])) == "0.03"
+    assert summary(np.repeat([np.nan, 0.5, 2.0], [1234, 2, 3])) == "0.5 to 2, not given for 1,234"
+    assert summary(np.array([np.inf, np.nan, -np.inf])) == "not given for 1, infinite for 2"
     assert summary(zoo.metadata["activation"]) == f"relu {relu}, tanh {len(zoo) - relu}"
 
 
@@ -58,6 +60,9 @@ def test_a_histogram_reaches_over_what_there_is_unless_accuracies_fill_half_of_t
     wide = np.linspace(0.3, 0.9, 31)
     assert histogram_edges(wide, column="test_accuracy", num_bins=4) == [0, 0.25, 0.5, 0.75, 1]
     assert histogram_edges(wide, column="dropout", num_bins=3) == pytest.approx([0.3, 0.5, 0.7, 0.9])
+    with_gaps = np.concatenate([wide, [np.nan, np.inf]])
+    assert histogram_edges(with_gaps, column="dropout", num_bins=40) == histogram_edges(wide, column="dropout", num_bins=40)
+    assert len(histogram_edges(np.full(3, np.nan), column="dropout", num_bins=3)) == 1
 
 
 def test_a_card_of_several_families_has_a_row_for_each_and_one_for_each_split(mixed_recipe, tmp_path):

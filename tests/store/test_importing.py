@@ -85,6 +85,20 @@ def test_parameters_of_another_form_are_refused(tmp_path, bias, text):
         import_zoo(zoo_of(line(0), line(1, bias=bias)), tmp_path, tmp_path / "zoo.h5")
 
 
+@pytest.mark.parametrize(
+    ("num_inputs", "text"),
+    [
+        (2**40, r"state-dict entry 'weight' has shape \(3, 2\); expected \(3, 1099511627776\)"),
+        (-1, "negative dimension"),
+        (2**70, ""),
+    ],
+)
+def test_an_architecture_of_another_size_than_its_network_is_never_built(tmp_path, num_inputs, text):
+    claimed = replace(line(0), architecture=Line(num_inputs))
+    with pytest.raises(ForeignZooError, match=rf"'n0' of zoo 'lines' is not built as Line\(num_inputs={num_inputs}\) .*{text}"):
+        import_zoo(zoo_of(claimed), tmp_path, tmp_path / "zoo.h5")
+
+
 def test_two_versions_of_a_conversion_are_two_zoos(tmp_path):
     first, second = zoo_of(line(0)), replace(zoo_of(line(0)), version="2")
     assert import_zoo(first, tmp_path, tmp_path / "a.h5").sha256 != import_zoo(second, tmp_path, tmp_path / "b.h5").sha256

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from ngbench.errors import StoreFormatError, StoreWriteError
 from ngbench.store import Zoo, ZooWriter, generate, merge
@@ -18,6 +19,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CUTS = [(0, 4), (4, 11), (11, 17)]
 DIVERGED = [("run-90", "losses are not finite"), ("run-91", "weights are not finite")]
+
+trains_in_a_fork = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="where there is a GPU, autograd has threads, and a forked process lacks them"
+)
 
 
 def write_part(tiny, path, first, last, **options):
@@ -244,6 +249,7 @@ def test_killed_again_and_again_at_random_moments_the_same_zoo_results(tiny, tmp
         assert len(os.listdir(tmp_path / f"killed-{number}")) == len(CUTS) + 1
 
 
+@trains_in_a_fork
 def test_a_generation_killed_again_and_again_at_random_moments_ends_with_the_same_file(recipe, tmp_path):
     start = time.perf_counter()
     whole = generate(recipe, tmp_path / "whole.h5", shard_size=2)
@@ -257,6 +263,7 @@ def test_a_generation_killed_again_and_again_at_random_moments_ends_with_the_sam
     assert sorted(os.listdir(tmp_path)) == ["a.h5", "whole.h5"]
 
 
+@trains_in_a_fork
 def test_a_generation_killed_before_any_step_of_its_end_leaves_only_the_zoo_when_it_is_run_again(recipe, tmp_path):
     whole, path = generate(recipe, tmp_path / "whole.h5", shard_size=4), tmp_path / "a.h5"
     number, ended = 0, False

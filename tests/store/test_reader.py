@@ -272,6 +272,28 @@ def test_an_incomplete_file_is_told_when_it_is_opened(tiny_path, seal_again, edi
         Zoo(seal_again(tiny_path, edit))
 
 
+@pytest.mark.parametrize("way", ["link", "storage", "view"])
+def test_numbers_of_another_file_are_not_read(tiny_path, tmp_path, seal_again, way):
+    private = tmp_path / "private.h5"
+    with h5py.File(private, "w") as file:
+        file["width"] = np.arange(17)
+
+    def edit(file):
+        del file["metadata/width"]
+        if way == "link":
+            file["metadata/width"] = h5py.ExternalLink(str(private), "width")
+        elif way == "storage":
+            file.create_dataset("metadata/width", (17,), "<i8", external=[(str(private), 0, 17 * 8)])
+        else:
+            layout = h5py.VirtualLayout((17,), "<i8")
+            layout[:] = h5py.VirtualSource(str(private), "width", (17,))
+            file.create_virtual_dataset("metadata/width", layout)
+
+    expected = r"'/metadata/width' is taken from other files; expected <i8 of shape \(17\) in the file itself"
+    with pytest.raises(StoreFormatError, match=expected):
+        Zoo(seal_again(tiny_path, edit))
+
+
 def test_a_missing_attribute_is_told(tiny_path, seal_again):
     def edit(file):
         del file.attrs["licence"]

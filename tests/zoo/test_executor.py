@@ -74,6 +74,8 @@ def test_a_worker_that_does_not_end_when_it_is_asked_is_killed(monkeypatch):
     deaf.start()
     assert is_deaf.wait(120)
     executor._stop([deaf])
+    # the time of grace bounds the wait for the killed process too
+    deaf.join(60)
     assert deaf.exitcode == -signal.SIGKILL
 
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -337,6 +338,18 @@ def test_images_of_another_shape_than_the_architecture_are_refused(small_recipe)
     content["architecture"]["input_shape"] = [1, 9, 8]
     with pytest.raises(ImagesError, match=r"images of shape \(1, 8, 8\), but the architecture takes \(1, 9, 8\)"):
         train(type(recipe).model_validate(content), [0])
+
+
+@pytest.mark.parametrize(("num_classes", "shift", "labels"), [(7, 0, "0 to 9"), (10, -1, "-1 to 8")])
+def test_labels_that_the_architecture_has_no_output_for_are_refused(small_recipe, monkeypatch, num_classes, shift, labels):
+    content = small_recipe().model_dump(mode="json")
+    content["architecture"]["num_classes"] = num_classes
+    recipe = ClassifierRecipe.model_validate(content)
+    images = load_images(recipe.images)
+    shifted = replace(images, test_labels=images.test_labels + shift, train_labels=images.train_labels + shift)
+    monkeypatch.setattr("ngbench.zoo.train.load_images", lambda *_: replace(shifted, val_labels=images.val_labels + shift))
+    with pytest.raises(ImagesError, match=rf"corpus 'digits' has labels {labels}, but .* num_classes {num_classes}; .* change"):
+        train(recipe, [0])
 
 
 def test_rows_that_do_not_fit_together_are_refused(small_recipe):

@@ -17,6 +17,9 @@ from ngbench.loading import GraphDataset
 PARTS = {"predictions": "predict", "embeddings": "embed", "nodes": "embed_nodes"}
 """What may move, and what a method must offer for it."""
 
+BEYOND_MEASURE = 1e300
+"""How far what is no number any more has moved: JSON has no infinity."""
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -113,7 +116,8 @@ def movements(method: Any, reference: Outputs, acted: Acted) -> dict[str, np.nda
             moved = [np.linalg.norm(b - o, axis=1).max() for b, o in zip(back, origin, strict=True)]
         else:
             moved = np.linalg.norm(after - before[acted.positions], axis=1)
-        found[part] = np.asarray(moved) / reference.spreads[part]
+        shares = np.asarray(moved) / reference.spreads[part]
+        found[part] = np.where(np.isfinite(shares), shares, BEYOND_MEASURE)
     return found
 
 

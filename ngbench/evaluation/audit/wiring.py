@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ngbench.errors import NgbenchError
+from ngbench.errors import MethodError, NgbenchError
 from ngbench.evaluation.audit.elements import graphs_of, with_graphs
 from ngbench.evaluation.audit.movement import Outputs, given
 from ngbench.evaluation.audit.record import Shuffle
@@ -88,6 +88,13 @@ def distances(method: Any, reference: Outputs, networks: GraphDataset, unit: Uni
     return found
 
 
+def _numbers(predictions: np.ndarray) -> np.ndarray:
+    broken = np.count_nonzero(~np.isfinite(predictions))
+    if broken:
+        raise MethodError(f"{broken} of {len(predictions)} predictions are not finite; expected numbers")
+    return predictions
+
+
 def tell_apart(
     make: Callable[[], Any],
     splits: tuple[GraphDataset, GraphDataset, GraphDataset],
@@ -110,7 +117,7 @@ def tell_apart(
     try:
         method = make()
         method.fit(PROBLEM, train, val, context)
-        found = auc(method.predict(test.without_targets()), np.asarray(test.targets))
+        found = auc(_numbers(method.predict(test.without_targets())), np.asarray(test.targets))
     except NgbenchError as error:
         refusal = f"{type(error).__name__}: {error}"
     return Shuffle(

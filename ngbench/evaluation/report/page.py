@@ -63,7 +63,8 @@ def _sections(asked: Sequence[Asked], audits: Mapping[Path, Audit], *, stages: S
         progress(done, len(answered), found.table.title)
         sections.append(question_section(found))
     progress(len(answered), len(answered))
-    sections += filter(None, (transfer_section(tables, zoo) for zoo in dict.fromkeys(table.zoo for table in tables)))
+    places = dict.fromkeys((table.zoo, table.task.split) for table in tables)
+    sections += filter(None, (transfer_section(tables, zoo, split) for zoo, split in places))
     return sections + [audit_section(path, audit) for path, audit in audits.items()]
 
 

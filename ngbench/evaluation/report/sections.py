@@ -107,11 +107,15 @@ def question_section(found: Answered) -> Section:
     return Section(found.table.title, lead, tuple(blocks))
 
 
-def transfer_section(tables: Sequence[Question], zoo: str) -> Section | None:
+def transfer_section(tables: Sequence[Question], zoo: str, split: str = "default") -> Section | None:
     """What embeddings that were learned for one target know of the others of a zoo; None where no run was probed."""
-    table = transfer_table(tables, zoo)
+    table = transfer_table([question for question in tables if question.task.split == split], zoo)
     lead = "A frozen embedding that was learned for one target, read by a linear probe for each."
-    return None if table is None else Section(f"Transfer on {zoo}", lead, (table,))
+    return (
+        None
+        if table is None
+        else Section(f"Transfer on {zoo}" + ("" if split == "default" else f", split {split}"), lead, (table,))
+    )
 
 
 def _in_one(blocks: Sequence[Block]) -> Sequence[Block]:

@@ -122,7 +122,7 @@ def plan(names: Sequence[str], wanted: Wanted) -> list[Job]:
         tables = [name for name, table in TABLES.items() if table.usual]
     if READING in names or not (names or wanted.methods or wanted.cases):
         single = list(BENCHMARKS)
-    jobs = [Job(READING, name, partial(_benchmark, name)) for name in single]
+    jobs = [Job(READING, name, partial(_benchmark, name, wanted.repeats)) for name in single]
     for name in named:
         # said at once, before anything is measured
         method_class(configurations()[name].method)
@@ -136,8 +136,8 @@ def plan(names: Sequence[str], wanted: Wanted) -> list[Job]:
     return jobs
 
 
-def _benchmark(name: str) -> BenchmarkResult:
-    (result,) = run_benchmarks([name])
+def _benchmark(name: str, repeats: int) -> BenchmarkResult:
+    (result,) = run_benchmarks([name], repeats=repeats)
     return result
 
 

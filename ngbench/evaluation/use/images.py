@@ -87,9 +87,12 @@ def _of_folder(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _arrays(folder: Path, rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Images float32 ``[images, channels, height, width]`` from 0 to 1 and labels int64, of the first `MOST_IMAGES`."""
+    """Images float32 ``[images, channels, height, width]`` from 0 to 1 and labels int64, of `MOST_IMAGES` at most."""
     image, label = image_and_label(str(folder), rows)
-    some = rows.select(range(min(MOST_IMAGES, len(rows))))
+    # in an order of their own, since folders hold their images class by class
+    some = rows.select(np.random.default_rng(_SPLIT_SEED).permutation(len(rows))[:MOST_IMAGES])
+    if any(own is None or own < 0 for own in some[label]):
+        raise ImagesError(f"dataset {folder} has images without a class in a part that is read; expected one for each")
     pixels = [np.asarray(picture, dtype=np.float32) / 255 for picture in some[image]]
     shapes = sorted({picture.shape for picture in pixels})
     if len(shapes) != 1:

@@ -5,9 +5,9 @@ Parquet tables: ``data/`` (one row a network), ``topologies/`` and ``diverged/``
 of the Hub are streamed. Knows no HTTP of its own.
 """
 
-from ngbench.store.hub.from_folder import import_dataset, is_dataset_folder
+from ngbench.store.hub.from_folder import import_dataset
 from ngbench.store.hub.remote import ADDRESS, download, push
 from ngbench.store.hub.streaming import stream_zoo
 from ngbench.store.hub.to_folder import export_dataset
 
-__all__ = ["ADDRESS", "download", "export_dataset", "import_dataset", "is_dataset_folder", "push", "stream_zoo"]
+__all__ = ["ADDRESS", "download", "export_dataset", "import_dataset", "push", "stream_zoo"]

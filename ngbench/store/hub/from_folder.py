@@ -28,11 +28,6 @@ _MOST_ROW_GROUP_BYTES = 2**31
 _MOST_EDGES = 2**28
 
 
-def is_dataset_folder(folder: str | Path) -> bool:
-    """Whether a folder is one that `export_dataset` wrote, by its manifest."""
-    return (Path(folder) / MANIFEST).is_file()
-
-
 def import_dataset(folder: str | Path, path: str | Path | None = None, *, progress: Progress = silent) -> Zoo:
     """Writes the zoo file that a dataset folder was written from, with the same content hash.
 
@@ -179,7 +174,16 @@ def _batches(
                 column = table[name].combine_chunks()
                 if column.null_count or (pa.types.is_list(column.type) and column.flatten().null_count):
                     raise StoreFormatError(f"{str(path)!r}: column {name!r} has empty cells; expected a value in each")
+                if pa.types.is_string(column.type):
+                    _check_utf8(path, name, column)
             yield table
+
+
+def _check_utf8(path: Path, name: str, column: pa.Array) -> None:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise StoreFormatError(f"{str(path)!r}: column {name!r} holds what is no UTF-8 ({error}); expected text") from error
 
 
 def _check_schema(path: Path, got: pa.Schema, *, expected: pa.Schema) -> None:

@@ -26,6 +26,8 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, gzip.BadGzipFi
 def unpacked(path: Path, *, beside: Path) -> Iterator[Path]:
     """A folder with what `path` holds: itself where it is a folder; archives are unpacked, also those in a folder.
 
+    A file in the folder gives way to a member of an archive that has its name.
+
     Args:
         path: A folder, or an archive: ``.zip``, ``.tar``, ``.tar.gz`` or ``.tar.xz``.
         beside: A file; the temporary folder is made beside it and removed at the end.
@@ -44,7 +46,7 @@ def unpacked(path: Path, *, beside: Path) -> Iterator[Path]:
         for archive in archives:
             unpack(archive, folder)
         for file in path.iterdir() if path.is_dir() else ():
-            if file.is_file() and file not in archives:
+            if file.is_file() and file not in archives and not (folder / file.name).exists():
                 (folder / file.name).symlink_to(file.absolute())
         yield folder
 

@@ -171,7 +171,7 @@ def _architecture(config: Mapping[str, Any], content: Mapping[str, Any], *, wher
             raise ForeignZooError(f"{where} has conv1.weight of shape {stem}, fc.bias of {head}; expected those of a ResNet-18")
         return Resnet18(num_channels=stem[1], num_classes=head[0])
     activation, first = config.get("model::nlin"), content.get("module_list.0.weight")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ForeignZooError(f"{where} has model::nlin {activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
     if first is None or np.ndim(first) != 4:
         raise ForeignZooError(f"{where} holds {', '.join(content)}; expected a CNN as module_list.0, ... or a ResNet-18")
@@ -179,7 +179,7 @@ def _architecture(config: Mapping[str, Any], content: Mapping[str, Any], *, wher
     shape = np.shape(first)
     if (shape[0], shape[2]) not in kinds or not 1 <= shape[1] <= 4096:
         raise ForeignZooError(f"{where} has a first convolution of shape {shape}; expected 8 or 6 of 5 × 5, or 16 of 3 × 3")
-    return PopulationCnn(kinds[shape[0], shape[2]], shape[1], str(activation), "module_list.4.weight" in content)
+    return PopulationCnn(kinds[shape[0], shape[2]], shape[1], activation, "module_list.4.weight" in content)
 
 
 def _read_sets(path: Path) -> Iterator[PublishedNetwork]:

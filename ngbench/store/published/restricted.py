@@ -36,7 +36,7 @@ def find_one(folder: Path, name: str) -> Path:
 
 
 def find_all(folder: Path, pattern: str) -> list[Path]:
-    """The files of a glob pattern in a folder or below, numbers in names in the order of their values.
+    """The files of a glob pattern in a folder or below, in the order of their paths as text, which has 10 before 2.
 
     Raises:
         ForeignZooError: There is none.
@@ -67,13 +67,15 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """A dictionary that `torch.save` wrote: tensors as numpy arrays, numbers and texts as they are.
+    """A dictionary that `torch.save` wrote: tensors as numpy arrays, those of bfloat16 in float32, numbers and texts as they are.
 
     Raises:
-        ForeignZooError: It holds more than tensors and plain values, is no dictionary, or is damaged.
+        ForeignZooError: It holds more than plain tensors and values, is no dictionary, or is damaged.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict):
+            return {str(key): _as_array(value, where=f"{str(key)!r:.80} in {str(path)!r}") for key, value in content.items()}
     except pickle.UnpicklingError as error:
         raise ForeignZooError(
             f"{str(path)!r} holds more than tensors, or is no file of torch.save ({_reason(error)}); expected a state dict"
@@ -81,15 +83,22 @@ def read_tensors(path: Path) -> dict[str, Any]:
     # What torch and zipfile raise for damaged archives.
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ForeignZooError(f"{str(path)!r} is damaged ({_reason(error)}); expected a state dict; fetch it again") from error
-    if not isinstance(content, dict):
-        raise ForeignZooError(f"{str(path)!r} holds a {type(content).__name__}; expected a state dict")
-    return {str(key): _as_array(value) for key, value in content.items()}
+    raise ForeignZooError(f"{str(path)!r} holds a {type(content).__name__}; expected a state dict")
 
 
-def _as_array(value: Any) -> Any:
+def _as_array(value: Any, *, where: str) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
-    return value.detach().resolve_neg().resolve_conj().to_dense().contiguous().numpy()
+    is_plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    # A stride of zero would make one number a tensor of any size.
+    if not is_plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ForeignZooError(
+            f"{where} is a tensor of shape {tuple(value.shape)} whose numbers do not stand in the file one by one; "
+            "expected a plain tensor"
+        )
+    value = value.detach().resolve_neg().resolve_conj()
+    # numpy has no bfloat16
+    return (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
 
 
 def read_json(path: Path) -> Any:
@@ -168,6 +177,8 @@ def number(text: Any, *, where: str) -> float:
         return float("nan")
     try:
         return float(text)
+    except OverflowError:
+        raise ForeignZooError(f"{where} is a whole number beyond those of float64; expected a smaller one") from None
     except (TypeError, ValueError):
         raise ForeignZooError(f"{where} is {text!r}; expected a number") from None
 

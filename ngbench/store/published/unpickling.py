@@ -41,6 +41,8 @@ class Record(dict):
     """
 
     kind = "?"
+    # a pickle may make an object without calling `__init__`
+    arguments: tuple[Any, ...] = ()
 
     def __init__(self, *arguments: Any):
         super().__init__()

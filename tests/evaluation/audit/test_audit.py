@@ -70,6 +70,24 @@ class OneWeight(Honest):
         return super().predict(networks) + 1e-3 * rows[:, 100]
 
 
+class Forgetful(Honest):
+    """Numbers for two questions, about the networks as they are in each type, and none from then on."""
+
+    num_asked = 0
+
+    def predict(self, networks):
+        self.num_asked += 1
+        return super().predict(networks) * (1.0 if self.num_asked <= 2 else np.nan)
+
+
+class LostFromTheStart(Honest):
+    """No number for a network, whichever."""
+
+    def predict(self, networks):
+        found = super().predict(networks)
+        return np.concatenate([[np.nan], found[1:]])
+
+
 class UnevenEmbedding(Honest):
     """Invariant in predictions, not in embeddings."""
 
@@ -134,7 +152,18 @@ class PredictsOnly:
         return found
 
 
-PLANTED = (ShortOfNodes, Honest, OneWeight, UnevenEmbedding, NumberedNodes, Refusing, Bound, PredictsOnly)
+PLANTED = (
+    ShortOfNodes,
+    Honest,
+    Forgetful,
+    LostFromTheStart,
+    OneWeight,
+    UnevenEmbedding,
+    NumberedNodes,
+    Refusing,
+    Bound,
+    PredictsOnly,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +188,14 @@ def test_a_method_that_keeps_its_word_passes():
         (size, 6, 3) for size in ("two neurons", "one layer", "all layers")
     ]
     assert all(0 < p.largest_difference < 1e-13 for p in audit.zoos[0].proofs)
+
+
+@pytest.mark.parametrize("cls", [Forgetful, LostFromTheStart])
+def test_predictions_that_are_no_numbers_are_caught(cls):
+    audit = audited(cls)
+    assert audit.equivariant == "no"
+    assert "its predictions move by up to 1e+300" in audit.contradictions[0]
+    assert "null" not in audit.model_dump_json(include={"zoos": {0: {"movements"}}})
 
 
 def test_a_thousandth_of_one_weight_is_caught():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -79,6 +80,12 @@ def test_transfer_is_a_table_with_a_part_for_each_method_and_its_own_target_mark
     assert marks == [[(True, 0.5), (False, 0.75)], [(False, None), (True, 1.0)]]
     section = transfer_section(tables, "digits-park")
     assert (section.title, section.blocks) == ("Transfer on digits-park", (table,))
+    wide = [replace(table, task=table.task.model_copy(update={"split": "narrow-to-wide"})) for table in tables[:1]]
+    assert transfer_section([*tables, *wide], "digits-park") == section
+    assert (
+        transfer_section([*tables, *wide], "digits-park", "narrow-to-wide").title
+        == "Transfer on digits-park, split narrow-to-wide"
+    )
     assert transfer_section(tables, "digits-inr") is None
     assert transfer_section([probed(result, "corpus", {})], "digits-park") is None
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,9 +104,9 @@ def test_a_process_that_the_system_ends_is_a_reason(planted):
     assert apart(planted("Killed")).reason == "the system ended the process, most likely for want of memory"
 
 
-def method_of_steps(monkeypatch, steps):
-    """Puts a method in place whose training is the function given."""
-    method = SimpleNamespace(steps=steps, forwards=lambda *parts, batch_size: endless(batch_size), num_parameters=3)
+def method_of_steps(monkeypatch, steps, forward=lambda: None):
+    """Puts a method in place whose training is the function given, and whose forward pass does some work."""
+    method = SimpleNamespace(steps=steps, forwards=lambda *parts, batch_size: endless(batch_size, forward), num_parameters=3)
     monkeypatch.setattr("ngbench.methods.make_method", lambda name, settings: method)
     return Cell(name="row", method="any", case="tiny", repeats=3)
 
@@ -118,35 +117,54 @@ def endless(batch_size, work=lambda: None):
         yield batch_size
 
 
+@pytest.fixture
+def nap(monkeypatch):
+    """Sleeps on a clock that nothing else moves."""
+    now = [0.0]
+
+    def sleep(duration_s):
+        now[0] += duration_s
+
+    monkeypatch.setattr(cells, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return sleep
+
+
 @pytest.mark.usefixtures("tiny")
-def test_the_share_of_a_slow_loader_is_seen(monkeypatch):
+def test_the_share_of_a_slow_loader_is_seen(monkeypatch, nap):
     make = GraphDataset.batch
-    monkeypatch.setattr(GraphDataset, "batch", lambda self, positions=None: (time.sleep(0.03), make(self, positions))[1])
+    monkeypatch.setattr(GraphDataset, "batch", lambda self, positions=None: (nap(0.03), make(self, positions))[1])
 
     def steps(problem, train, context, *, batch_size):
-        return endless(batch_size, lambda: (train.batch(torch.arange(batch_size).numpy()), time.sleep(0.01)))
+        return endless(batch_size, lambda: (train.batch(torch.arange(batch_size).numpy()), nap(0.01)))
 
-    slow = measure(method_of_steps(monkeypatch, steps))
-    assert 0.6 < slow.train.share_loading < 0.85
+    cell = method_of_steps(monkeypatch, steps, forward=lambda: nap(0.01))
+    slow = measure(cell)
+    assert slow.train.share_loading == pytest.approx(0.75)
     assert slow.infer.share_loading == 0
     monkeypatch.setattr(GraphDataset, "batch", make)
-    assert measure(method_of_steps(monkeypatch, steps)).train.share_loading < 0.05
+    assert measure(cell).train.share_loading == 0
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_rate_counts_networks_and_leaves_the_warm_up_out(monkeypatch):
-    naps = iter([0.2, 0.1, 0.01, *[0.02] * 99])
-    cell = method_of_steps(monkeypatch, lambda *parts, batch_size: endless(batch_size, lambda: time.sleep(next(naps))))
-    result = measure(cell)
-    assert BATCH_SIZE / 0.1 < result.train.median <= BATCH_SIZE / 0.02
-    assert result.train.repeats == 3
+def test_a_rate_counts_networks_and_leaves_the_warm_up_out(monkeypatch, nap):
+    naps = iter([0.2, 0.1, 0.01, 0.02, 0.05, 0.04])
+
+    def steps(*parts, batch_size):
+        return endless(batch_size, lambda: nap(next(naps)))
+
+    rate = measure(method_of_steps(monkeypatch, steps, forward=lambda: nap(0.01))).train
+    assert [rate.least, rate.median, rate.most] == pytest.approx([BATCH_SIZE / 0.05, BATCH_SIZE / 0.04, BATCH_SIZE / 0.02])
+    assert rate.repeats == 3
 
 
 @pytest.mark.usefixtures("tiny")
-def test_slow_steps_are_repeated_twice_only(monkeypatch):
+def test_slow_steps_are_repeated_twice_only(monkeypatch, nap):
     monkeypatch.setattr(cells, "LIMIT_S", 0.03)
-    cell = method_of_steps(monkeypatch, lambda *parts, batch_size: endless(batch_size, lambda: time.sleep(0.02)))
-    assert measure(cell).train.repeats == 2
+
+    def steps(*parts, batch_size):
+        return endless(batch_size, lambda: nap(0.02))
+
+    assert measure(method_of_steps(monkeypatch, steps, forward=lambda: nap(0.01))).train.repeats == 2
 
 
 @pytest.mark.usefixtures("tiny")

@@ -293,8 +293,7 @@ def test_a_process_ends_with_the_one_that_began_it(cell, folder):
     process = processes.begin()
     with process:
         print(cell("Sleeping", out=str(folder / "left")).model_dump_json(), file=process.stdin, flush=True)
-        while "loss 0.5" not in process.stdout.readline():
-            pass
+        assert any("loss 0.5" in line for line in process.stdout)
         assert process.poll() is None
         process.stdin.close()
         assert process.wait(20) == 1

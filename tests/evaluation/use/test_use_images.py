@@ -41,8 +41,18 @@ def test_a_folder_of_a_dataset_is_read_as_it_stands(tmp_path, mode):
     images = OwnImages(str(tmp_path / "data"))
     for name, (pixels, _) in parts.items():
         expected = (pixels if mode == "RGB" else pixels[..., None]).transpose(0, 3, 1, 2).astype(np.float32) / 255
-        np.testing.assert_array_equal(images.part(name).images.numpy(), expected)
-        np.testing.assert_array_equal(images.part(name).labels.numpy(), np.arange(len(pixels)) % 2)
+        labels = {own.tobytes(): number % 2 for number, own in enumerate(expected)}
+        part = images.part(name)
+        assert {own.numpy().tobytes(): int(label) for own, label in zip(part.images, part.labels, strict=True)} == labels
+
+
+def test_some_images_of_a_folder_that_stands_class_by_class_are_of_all_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr("ngbench.evaluation.use.images.MOST_IMAGES", 8)
+    sorted_rows = rows(40)[1].select([*range(0, 40, 2), *range(1, 40, 2)])
+    save(tmp_path / "data", train=sorted_rows, test=sorted_rows)
+    part = OwnImages(str(tmp_path / "data")).part("train")
+    assert len(part.labels) == 8
+    assert set(part.labels.tolist()) == {0, 1}
 
 
 def test_a_dataset_of_one_split_is_halved(tmp_path):
@@ -85,6 +95,10 @@ def save(folder, **splits):
         (
             lambda folder: datasets.Dataset.from_dict({"text": ["a"] * 4}).save_to_disk(str(folder)),
             r"has columns text \(Value\); expected one of images and one of class labels",
+        ),
+        (
+            lambda folder: save(folder, train=rows(4)[1], test=rows(6)[1].map(lambda row: {"kind": -1})),
+            "has images without a class in a part that is read",
         ),
         (
             lambda folder: datasets.concatenate_datasets([rows(6)[1], rows(6, size=(5, 6))[1]]).save_to_disk(str(folder)),

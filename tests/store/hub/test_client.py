@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 
 from ngbench.errors import HubError, StoreWriteError
 from ngbench.store import PUBLISHED, download_zoo, import_zoo
+from ngbench.store.download import CHECKSUMS
 from ngbench.store.hub.client import commit_of, hub_errors
 
 ADAPTER = {"layer.lora.down.weight": [[1.0, 2.0, 3.0]], "layer.lora.up.weight": [[4.0], [5.0]]}
@@ -34,6 +36,15 @@ def test_the_tables_of_a_published_dataset_are_downloaded_once(hub, tmp_path):
     hub.requests.clear()
     download_zoo(ZOO, tmp_path / "files")
     assert not [request for request in hub.requests if request.startswith("GET /datasets")]
+
+
+def test_a_dataset_is_fetched_as_it_stood_at_the_first_call(hub, tmp_path):
+    hub.commits.append({"data/a.parquet": table("ship")})
+    download_zoo(ZOO, tmp_path)
+    hub.commits.append({"data/a.parquet": table("cat"), "data/b.parquet": table("dog")})
+    download_zoo(ZOO, tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == {"a.parquet": table("ship")}
+    assert json.loads((tmp_path / CHECKSUMS).read_text()) == {"owner/tiny@revision": hub.sha(1)}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])

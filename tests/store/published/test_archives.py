@@ -44,13 +44,16 @@ def test_plain_files_stand_below_the_folder_and_are_gone_at_the_end(tmp_path, na
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [name]
 
 
-def test_a_folder_of_archives_and_files_is_read_as_one(tmp_path):
+def test_a_folder_of_archives_and_files_is_read_as_one_and_archives_go_first(tmp_path):
     (tmp_path / "files").mkdir()
     make_zip(tmp_path / "files/a.zip", ("a/weights.npy", b"123", 0))
     (tmp_path / "files/split.csv").write_text("0\n")
+    make_zip(tmp_path / "files/b.zip", ("read.me", b"of the archive", 0))
+    (tmp_path / "files/read.me").write_text("beside it")
     with unpacked(tmp_path / "files", beside=tmp_path / "zoo.h5") as folder:
         assert (folder / "a/weights.npy").exists()
         assert (folder / "split.csv").read_text() == "0\n"
+        assert (folder / "read.me").read_text() == "of the archive"
     assert (tmp_path / "files/split.csv").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sys
 import types
 
@@ -248,9 +249,10 @@ def test_files_of_the_model_zoos_with_other_content_are_refused(tmp_path):
     with pytest.raises(ForeignZooError, match="holds no result.json and no"):
         import_zoo(published, tmp_path / "empty", out)
     architecture = PopulationCnn("CNN", 1, "tanh", False)
-    population(tmp_path / "step", "a", architecture, **{"model::nlin": "step"})
-    with pytest.raises(ForeignZooError, match="has model::nlin 'step'"):
-        import_zoo(published, tmp_path / "step", out)
+    for name, given in (("step", "step"), ("list", ["tanh"])):
+        population(tmp_path / name, "a", architecture, **{"model::nlin": given})
+        with pytest.raises(ForeignZooError, match=re.escape(f"has model::nlin {given!r}; expected one of")):
+            import_zoo(published, tmp_path / name, out)
     home = population(tmp_path / "lines", "a", architecture)
     (home / "result.json").write_text("{}\n")
     with pytest.raises(ForeignZooError, match="'training_iteration' in .* is None; expected a whole number"):

@@ -50,6 +50,14 @@ def test_a_folder_without_a_file_of_the_pattern_is_refused(tmp_path):
         find_all(tmp_path, "**/*.pth")
 
 
+def test_files_come_in_the_order_of_their_paths_as_text(tmp_path):
+    for name in ("net2.pth", "net10.pth", "a/net1.pth"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_all(tmp_path, "**/*.pth")]
+    assert found == ["a/net1.pth", "net10.pth", "net2.pth"]
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -99,6 +107,31 @@ def test_damaged_files_of_torch_and_plain_pickles_are_refused(tmp_path):
         read_tensors(tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(pickle.dumps({"a": Command()}, protocol=2))
     with pytest.raises(ForeignZooError, match="b.pt' holds more than tensors, or is no file of torch.save"):
+        read_tensors(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(1).expand(1000, 7),
+        torch.eye(1000, 7).to_sparse(),
+        torch.ones(1000, 7, device="meta"),
+    ],
+    ids=["one number", "sparse", "meta"],
+)
+def test_tensors_that_are_not_stored_number_by_number_are_refused(tmp_path, tensor):
+    torch.save({"b": torch.ones(2), "a": tensor}, tmp_path / "a.pt")
+    with pytest.raises(ForeignZooError, match=r"'a' in '.*a.pt' is a tensor of shape \(1000, 7\) whose numbers do not stand in"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_tensors_of_a_type_that_numpy_lacks_are_widened_or_refused(tmp_path):
+    torch.save({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16), "b": torch.arange(6).view(2, 3).T}, tmp_path / "a.pt")
+    read = read_tensors(tmp_path / "a.pt")
+    assert (read["a"].dtype, read["a"].tolist()) == (np.float32, [1.5, -2.0])
+    assert read["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    torch.save({"a": torch.ones(3).to(torch.float8_e4m3fn)}, tmp_path / "b.pt")
+    with pytest.raises(ForeignZooError, match="b.pt' is damaged .*Float8.*; expected a state dict"):
         read_tensors(tmp_path / "b.pt")
 
 
@@ -154,3 +187,5 @@ def test_numbers_are_told_from_other_texts():
     for value in (7.5, None, "inf", "nan"):
         with pytest.raises(ForeignZooError, match=f"column 'x' is {value!r}; expected a whole number"):
             whole(value, where="column 'x'")
+    with pytest.raises(ForeignZooError, match="column 'x' is a whole number beyond those of float64; expected a smaller one"):
+        number(10**400, where="column 'x'")

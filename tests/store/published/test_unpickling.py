@@ -39,6 +39,10 @@ class Writer(pickle.Pickler):
         return (torch._utils._rebuild_tensor_v2, value.arguments) if isinstance(value, Made) else NotImplemented
 
 
+class Bare:
+    """What a pickle makes by `__new__` alone."""
+
+
 def write(path, content, *, name="archive/data.pkl", compression=zipfile.ZIP_STORED, times=1):
     memory = io.BytesIO()
     Writer(memory, protocol=2).dump(content)
@@ -70,6 +74,10 @@ def test_objects_of_any_class_are_records_and_run_nothing(tmp_path):
     assert isinstance(content[0], Record)
     assert content[0].kind.endswith(".system")
     assert not (tmp_path / "harmed").exists()
+
+
+def test_an_object_that_is_made_without_arguments_has_none(tmp_path):
+    assert read_records(write(tmp_path / "a.pt", [Bare()]))[0].arguments == ()
 
 
 @pytest.mark.parametrize(
