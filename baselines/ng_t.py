@@ -251,8 +251,8 @@ class NGT(EmbeddingMethod):
     Config = Config
     Survey = GraphSurvey
     tuned: ClassVar = {
-        "generalization/digits-park": {"weight_noise": "0", "epochs": "20"},
-        "classification/digits-park": {"weight_noise": "0", "epochs": "20"},
+        "generalization/digits-park": {"reverse_edges": "true", "weight_noise": "0", "epochs": "20"},
+        "classification/digits-park": {"reverse_edges": "true", "weight_noise": "0", "epochs": "20"},
         "classification/digits-inr": {"reverse_edges": "true", "weight_noise": "0.1", "learning_rate": "0.001", "epochs": "25"},
     }
 

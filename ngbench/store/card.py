@@ -254,7 +254,10 @@ def draw_histogram(zoo: Zoo, path: Path, *, column: str) -> Path:
         figure = Figure(figsize=(7.6, 5.6), layout="constrained")
         families, corpora = zoo.metadata["family"], zoo.metadata["corpus"]
         names = list(dict.fromkeys(families.tolist()))
-        panels = figure.subplots(-(-len(names) // 2), 2, sharex=True, sharey=True, squeeze=False).flatten()
+        num_columns = min(2, len(names))
+        panels = figure.subplots(-(-len(names) // num_columns), num_columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for unused in panels[len(names) :]:
+            unused.set_visible(False)
         for axes, family in zip(panels, names, strict=False):
             chosen = {corpus: (families == family) & (corpora == corpus) for corpus in np.unique(corpora).tolist()}
             _stacked(axes, {corpus: zoo.metadata[column][rows] for corpus, rows in chosen.items()}, column=column, edges=edges)

@@ -86,7 +86,7 @@ def train(
     images = {corpus: _images(recipe, corpus, runs[0].architecture) for corpus in sorted({run.corpus for run in runs})}
     total, done = sum(run.num_steps for run in runs), 0
     states: dict[int, torch.Tensor] = {}
-    with _quick_products(torch.device(device)):
+    with _tf32(allowed=True):
         for stack in _stacks(runs, _stack_size(runs[0], torch.device(device))):
             trainer = _StackTrainer(recipe, stack, images=images, device=device, dtype=dtype)
             for steps in trainer.run():
@@ -113,15 +113,16 @@ class _Checkpoint:
 
 
 @contextmanager
-def _quick_products(device: torch.device) -> Iterator[None]:
-    """Lets an accelerator round the factors of float32 products to 10 bits."""
-    before = torch.get_float32_matmul_precision()
-    if device.type != "cpu":
-        torch.set_float32_matmul_precision("high")
+def _tf32(*, allowed: bool) -> Iterator[None]:
+    """Inside, CUDA devices round the factors of float32 products to 10 bits, or do not; those of convolutions too."""
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = allowed
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.allow_tf32, convolution.allow_tf32 = before
 
 
 def _stack_size(run: Run, device: torch.device) -> int:
@@ -238,7 +239,8 @@ def _trained(
 ) -> TrainedNetworks:
     """Measures the networks, of parameters and statistics ``[networks, values]``, and sets aside those that diverged."""
     runs = [network.run for network in networks]
-    measured = _measure(runs, states=states, images=images)
+    with _tf32(allowed=False):
+        measured = _measure(runs, states=states, images=images)
     module = build(runs[0].architecture, runs[0].hyperparameters["activation"])
     weights = states[:, : sum(parameter.numel() for parameter in module.parameters())]
     # a NaN compares false, so that it counts as too large

@@ -2,13 +2,15 @@
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ngbench.errors import CardError
 from ngbench.store import RELEASED, Zoo, ZooWriter, generate, histogram_edges, main_measurement, open_zoo, summary, update_card
-from ngbench.store.card import BEGIN, END, recipe_digest
+from ngbench.store.card import BEGIN, END, draw_histogram, recipe_digest
 
 
 @pytest.fixture
@@ -52,6 +54,24 @@ def test_columns_are_summed_up_by_range_or_by_counts(zoo):
     assert summary(np.repeat([np.nan, 0.5, 2.0], [1234, 2, 3])) == "0.5 to 2, not given for 1,234"
     assert summary(np.array([np.inf, np.nan, -np.inf])) == "not given for 1, infinite for 2"
     assert summary(zoo.metadata["activation"]) == f"relu {relu}, tanh {len(zoo) - relu}"
+
+
+@pytest.mark.parametrize("num_families", [1, 2, 3])
+def test_each_family_has_a_panel_and_no_panel_is_empty(num_families, tmp_path, monkeypatch):
+    figures, names = [], ["cnn", "mlp", "resnet"][:num_families]
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: figures.append(self))
+
+    class Drawn(list):
+        name, version, columns = "some", "1", ("family", "corpus", "test_accuracy")
+        metadata: ClassVar = {
+            "family": np.repeat(names, 5),
+            "corpus": np.full(5 * num_families, "digits"),
+            "test_accuracy": np.linspace(0, 1, 5 * num_families),
+        }
+
+    draw_histogram(Drawn(range(5 * num_families)), tmp_path / "some.png", column="test_accuracy")
+    panels = [axes for axes in figures[0].axes if axes.get_visible()]
+    assert [panel.get_title() for panel in panels] == [f"{name} (5)" for name in names]
 
 
 def test_a_histogram_reaches_over_what_there_is_unless_accuracies_fill_half_of_their_range():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import ngbench.zoo.train as training
 from ngbench.errors import ImagesError, RecipeError, TrainingError
 from ngbench.zoo.architectures import Cnn, Mlp, ParkCnn, Resnet, Transformer, build
 from ngbench.zoo.columns import COLUMNS, DESIGN_COLUMNS
@@ -169,6 +170,25 @@ def test_measurements_are_those_of_the_plain_module_whatever_the_family(mixed_re
             assert networks.metadata["test_accuracy"][row] == pytest.approx(accuracy)
             for values in networks.parameters.values():
                 assert torch.equal(torch.from_numpy(values).bfloat16().float(), torch.from_numpy(values))
+
+
+def test_products_may_be_rounded_while_networks_train_and_not_while_they_are_measured(small_recipe, monkeypatch):
+    """By the two switches of TF32, of which convolutions have one of their own; a GPU's rounding changed recorded accuracies."""
+    seen = {"train": set(), "measure": set()}
+
+    def allowed():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def spy(owner, name, stage):
+        inner = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (seen[stage].add(allowed()), inner(*a, **k))[1])
+
+    spy(training._StackTrainer, "_step", "train")
+    spy(training, "score", "measure")
+    before = allowed()
+    train(small_recipe({"epochs": 1}), [0])
+    assert seen == {"train": {(True, True)}, "measure": {(False, False)}}
+    assert allowed() == before
 
 
 def test_networks_say_how_they_were_built(mixed_recipe):
