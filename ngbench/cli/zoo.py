@@ -1,4 +1,4 @@
-"""``ngbench zoo``: list, info, generate, merge, verify, card, and the commands of `ngbench.cli.exchange` and `.sealed`."""
+"""``ngbench zoo``: list, info, generate, merge, outputs, verify, card; `ngbench.cli.exchange` and `.sealed` have the others."""
 
 from __future__ import annotations
 
@@ -196,6 +196,31 @@ def merge(out: Path, parts: tuple[Path, ...]) -> None:
         )
     made = merge_files(parts, out)
     console().print(f"{len(made):,} networks of {len(parts)} files in {out}, sha256 {made.sha256}", soft_wrap=True)
+
+
+@zoo.command()
+@click.argument("name")
+@click.option(
+    "--inputs", "num_inputs", type=click.IntRange(min=1), default=256, show_default=True, help="Held-out inputs, of all corpora."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: <zoo file>-outputs.h5 beside it]")
+def outputs(name: str, num_inputs: int, out: Path | None) -> None:
+    """Run the test networks of a zoo on held-out inputs, and keep what they give beside the zoo file.
+
+    Retrieval takes from there how far apart the functions of networks are; where no such file is, it runs the networks.
+    """
+    from ngbench.cli.screen import console, size
+    from ngbench.evaluation.functional import measured_outputs
+    from ngbench.store import held_out_path, open_zoo
+
+    opened = open_zoo(name)
+    out = held_out_path(opened.path) if out is None else out
+    if out.exists():
+        raise StoreWriteError(f"{str(out)!r} is there already; expected a new file: name another with --out, or remove it")
+    measured = measured_outputs(opened, num_inputs=num_inputs)
+    sha256 = measured.write(out)
+    number = f"{len(measured.rows):,} networks for {len(measured.inputs):,} inputs"
+    console().print(f"outputs of {number} in {out}, {size(out.stat().st_size)}, sha256 {sha256}", soft_wrap=True)
 
 
 @zoo.command()

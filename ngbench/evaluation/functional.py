@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ngbench.errors import GraphError
+from ngbench.errors import GraphError, SplitError
 from ngbench.loading import GraphBundle, GraphDataset, ZooPrograms
-from ngbench.store import Zoo
+from ngbench.store import HeldOutOutputs, Zoo
 
 _GRAPHS_AT_ONCE = 64
 
@@ -68,14 +68,39 @@ def _of_kinds(stored: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _run(networks: GraphDataset, programs: ZooPrograms, num_inputs: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Outputs by their number."""
-    # the corpora of a zoo may share images
-    inputs = programs.inputs(num_inputs, part="test").unique(dim=0)
+    inputs = _held_out_inputs(programs, num_inputs)
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for bundle in networks.bundles:
         given = outputs(bundle, inputs)
         given = given.softmax(-1) if programs.gives_classes else given
         found.setdefault(given.shape[-1], []).append((bundle.index, given.flatten(1)))
     return [_joined(parts) for parts in found.values()]
+
+
+def _held_out_inputs(programs: ZooPrograms, num_inputs: int) -> Tensor:
+    # the corpora of a zoo may share images
+    return programs.inputs(num_inputs, part="test").unique(dim=0)
+
+
+def measured_outputs(zoo: Zoo, *, num_inputs: int) -> HeldOutOutputs:
+    """Runs the test networks of a zoo on held-out inputs, for the file beside the zoo.
+
+    Args:
+        zoo: A zoo of networks that ngbench can run, which has a split `default`.
+        num_inputs: Held-out inputs, of each corpus as many, each once.
+
+    Raises:
+        GraphError: The zoo has no recipe.
+        SplitError: It has no test networks.
+    """
+    rows, programs = zoo.split("test"), ZooPrograms(zoo)
+    if not len(rows):
+        raise SplitError(f"zoo {zoo.name!r} has no test networks among its {len(zoo)}; expected some to run")
+    inputs = _held_out_inputs(programs, num_inputs)
+    found: dict[int, np.ndarray] = {}
+    for positions, given in _run(GraphDataset.from_zoo(zoo, rows), programs, num_inputs):
+        found |= dict(zip(positions.tolist(), given.astype(np.float32).reshape(len(given), len(inputs), -1), strict=True))
+    return HeldOutOutputs(zoo.sha256, inputs.numpy(), rows, tuple(found[place] for place in range(len(rows))))
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ The only door to HDF5. Knows splits by run and what a zoo file must hold; does n
 from ngbench.store.card import draw_histogram, histogram_edges, main_measurement, parameters_each, summary, update_card
 from ngbench.store.download import download_zoo
 from ngbench.store.generation import generate
+from ngbench.store.held_out import HeldOutOutputs, held_out_path
 from ngbench.store.importing import import_zoo
 from ngbench.store.merged import merge
 from ngbench.store.outline import update_outline
@@ -21,6 +22,7 @@ __all__ = [
     "PUBLISHED",
     "RELEASED",
     "Check",
+    "HeldOutOutputs",
     "PublishedZoo",
     "Reevaluation",
     "ReleasedZoo",
@@ -30,6 +32,7 @@ __all__ = [
     "download_zoo",
     "draw_histogram",
     "generate",
+    "held_out_path",
     "histogram_edges",
     "import_zoo",
     "main_measurement",

@@ -18,6 +18,7 @@ from ngbench.errors import GraphError, SplitError, StoreFormatError, UnknownName
 from ngbench.graph import NeuralGraph, Topology
 from ngbench.graph.layout import split_rows
 from ngbench.store.arrays import TEXT, find_dataset, names_as_written, names_in, open_hdf5, read_array, read_rows
+from ngbench.store.held_out import HeldOutOutputs, read_held_out
 from ngbench.store.schema import COLUMN_TYPES, FUNCTIONAL_TYPE, SPLIT_TYPE, VALUE_TYPE, ZooInfo, read_info
 from ngbench.store.seal import HASHED_AT_OPEN_BYTES, check_content, check_index, read_seal
 from ngbench.store.splits import PARTS
@@ -329,6 +330,15 @@ class Zoo:
     def num_values(self) -> np.ndarray:
         """Values of each network, int64 ``[networks]``."""
         return np.diff(self._value_ptr)
+
+    @cached_property
+    def held_out(self) -> HeldOutOutputs | None:
+        """What some of the networks give for held-out inputs, from the file beside the zoo's; None where no such file is.
+
+        Raises:
+            StoreFormatError: The file is corrupt, or of another zoo.
+        """
+        return read_held_out(self.path, self.sha256, num_networks=len(self))
 
     def written_order(self, group: Literal["splits", "functional"]) -> tuple[str, ...]:
         """The names of the splits or of the stored outputs in the order in which the file has them."""

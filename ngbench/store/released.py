@@ -10,7 +10,9 @@ from pathlib import Path
 from ngbench.errors import ChecksumError, UnknownNameError
 from ngbench.registry import Registry
 from ngbench.store.answers import AnsweredZoo
+from ngbench.store.held_out import held_out_path
 from ngbench.store.reader import Zoo
+from ngbench.store.seal import read_seal
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class ReleasedZoo:
         file_name: The file in the folder ``embedded`` of `ngbench.zoo`.
         sha256: Hexadecimal sha256 of its content, as its seal has it.
         size_bytes: Size of the file.
+        outputs_sha256: Of the file of outputs on held-out inputs beside it; None where the zoo file holds such, or none are.
     """
 
     name: str
@@ -30,6 +33,7 @@ class ReleasedZoo:
     file_name: str
     sha256: str
     size_bytes: int
+    outputs_sha256: str | None = None
 
     @property
     def path(self) -> Path:
@@ -47,7 +51,12 @@ RELEASED.register(
 RELEASED.register(
     "digits-park",
     ReleasedZoo(
-        "digits-park", "1", "digits-park-v1.h5", "6896173831f415a6dcc4b3eafdee9e71344fb2245f2c20da6699fc9c5f943122", 8952597
+        "digits-park",
+        "1",
+        "digits-park-v1.h5",
+        "6896173831f415a6dcc4b3eafdee9e71344fb2245f2c20da6699fc9c5f943122",
+        8952597,
+        outputs_sha256="51faf71df4e6c16130346d16b9a9301923ae76972a0ab1ce7bf47337ac645b0e",
     ),
 )
 RELEASED.register(
@@ -95,4 +104,11 @@ def _open_released(released: ReleasedZoo) -> Zoo:
             f"{str(zoo.path)!r} is not zoo {released.name!r} version {released.version} as it was released: "
             f"it has sha256 {zoo.sha256}, expected {released.sha256}; install ngbench again"
         )
+    if released.outputs_sha256 is not None:
+        beside = held_out_path(zoo.path)
+        if (sha256 := read_seal(beside).sha256) != released.outputs_sha256:
+            raise ChecksumError(
+                f"{str(beside)!r} has other outputs than those that were released with zoo {released.name!r}: "
+                f"it has sha256 {sha256}, expected {released.outputs_sha256}; install ngbench again"
+            )
     return zoo

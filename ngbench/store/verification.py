@@ -13,6 +13,7 @@ import torch
 
 from ngbench.errors import NgbenchError, StoreFormatError
 from ngbench.graph import restore
+from ngbench.store.held_out import held_out_path
 from ngbench.store.reader import Zoo
 from ngbench.store.released import RELEASED
 from ngbench.store.schema import PLACEHOLDERS
@@ -76,6 +77,8 @@ def verify(zoo: Zoo, *, sample: int = 64, seed: int = 0) -> list[Check]:
         checks.append(_check("recorded columns", partial(_columns, zoo)))
         quality = "error" if "psnr" in zoo.columns else "accuracy"
         checks.append(_check(f"recorded {quality}", partial(_quality, zoo, sample, seed)))
+        if held_out_path(zoo.path).exists():
+            checks.append(_check("outputs on held-out inputs", partial(_held_out, zoo, sample, seed)))
     return checks
 
 
@@ -264,6 +267,27 @@ def _errors(zoo: Zoo, recipe: InrRecipe, rows: list[int]) -> str:
         if off > _RENDERING + np.abs(stored[row]).max() * 2**-11:
             raise _FaultFound(f"network {name!r} renders values that are up to {off:.5f} away from its stored image")
     return f"{len(rows)} networks rendered at {len(points)} points"
+
+
+@torch.no_grad()
+def _held_out(zoo: Zoo, sample: int, seed: int) -> str:
+    """No network was trained on the inputs, and a sample of networks gives for them what is held."""
+    held, recipe = zoo.held_out, _recipe(zoo)
+    assert held is not None, "the file is there"
+    inputs = torch.from_numpy(held.inputs)
+    if isinstance(recipe, ClassifierRecipe):
+        seen = {image.tobytes() for corpus in recipe.images.corpora for image in load_images(recipe.images, corpus).train_images}
+        num_seen = sum(image.tobytes() in seen for image in held.inputs)
+        if num_seen:
+            raise _FaultFound(f"{num_seen} of {len(inputs)} inputs are training images; expected held-out ones")
+    chosen = np.sort(np.random.default_rng(seed).choice(len(held.rows), min(sample, len(held.rows)), replace=False))
+    for place, index in zip(chosen.tolist(), zoo.metadata["run_index"][held.rows[chosen]].tolist(), strict=True):
+        row, stored = int(held.rows[place]), held.outputs[place]
+        given = _module(zoo, row, run_of(recipe, index))(inputs)
+        given = (given.softmax(-1) if isinstance(recipe, ClassifierRecipe) else given).numpy()
+        if given.shape != stored.shape or np.abs(given - stored).max() > _RENDERING:
+            raise _FaultFound(f"network {str(zoo.ids[row])!r} gives other outputs than those in {str(held_out_path(zoo.path))!r}")
+    return f"{len(chosen)} of {len(held.rows)} networks run again on {len(inputs)} inputs that none was trained on"
 
 
 def _module(zoo: Zoo, row: int, run: Run | Fit) -> torch.nn.Module:

@@ -57,7 +57,8 @@ def _plan(task: Task) -> dict[str, str]:
     """Rows of what only tasks of the kind have."""
     if task.retrieval is not None:
         near, inputs = task.retrieval.num_near, task.retrieval.num_inputs
-        return {"near in function": f"the {near} nearest networks, compared on {inputs} held-out inputs of each corpus"}
+        held = f"of an INR the image, of a classifier probabilities for {inputs} images of all corpora, each once"
+        return {"near in function": f"the {near} nearest networks, by outputs on held-out inputs that the zoo holds: {held}"}
     if task.merging is None:
         return {}
     plan = task.merging

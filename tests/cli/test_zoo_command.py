@@ -1,5 +1,6 @@
 """``ngbench zoo`` on a zoo of several families, as a user types it."""
 
+import re
 import sys
 
 import datasets
@@ -199,3 +200,13 @@ def test_images_are_read_from_the_folder_that_is_named(tmp_path, inr_recipe, mon
     arguments = ("zoo", "generate", tmp_path / "own.yaml", "--out", tmp_path / "a.h5", "--images", tmp_path / "data")
     ngbench(*arguments, "--workers", "1")
     assert open_zoo(tmp_path / "a.h5").metadata["label"].tolist() == [0] * 3 + [1] * 3 + [0] * 6 + [1] * 3 + [0] * 3
+
+
+def test_outputs_stand_beside_the_zoo_and_are_not_written_over(made, tmp_path):
+    path = tmp_path / "mixed.h5"
+    path.write_bytes(made[0].read_bytes())
+    shown = ngbench("zoo", "outputs", path, "--inputs", "16").stdout
+    assert re.fullmatch(r"outputs of \d+ networks for \d+ inputs in .*mixed-outputs\.h5, .*B, sha256 [0-9a-f]{64}", shown.strip())
+    assert open_zoo(path).held_out.rows.tolist() == open_zoo(path).split("test").tolist()
+    assert "ok     outputs on held-out inputs" in ngbench("zoo", "verify", path).stdout
+    assert "mixed-outputs.h5' is there already" in ngbench("zoo", "outputs", path, exit_code=2).stderr

@@ -6,7 +6,7 @@ import torch
 
 from ngbench.errors import GraphError, SplitError
 from ngbench.evaluation import functional
-from ngbench.evaluation.functional import comparable_outputs, functional_distance, outputs
+from ngbench.evaluation.functional import comparable_outputs, functional_distance, measured_outputs, outputs
 from ngbench.loading import GraphDataset, ZooPrograms
 from ngbench.metrics.retrieval import relevance
 from ngbench.store import generate, open_zoo
@@ -109,8 +109,47 @@ def test_programs_without_the_test_part_tell_no_stored_output(tmp_path):
         ZooPrograms(zoo).stored_outputs(["elsewhere"])
 
 
-def test_a_network_with_its_hidden_units_permuted_gives_the_same(park):
+def test_the_outputs_beside_a_zoo_are_those_of_its_networks(park, monkeypatch):
     zoo, rows = park
+    networks = GraphDataset.from_zoo(zoo, rows)
+    held = comparable_outputs(networks, 256)
+    ran = []
+    monkeypatch.setattr(functional, "outputs", lambda *given: ran.append(given) or outputs(*given))
+    comparable_outputs(networks, 256)
+    assert not ran
+    monkeypatch.setattr(zoo, "held_out", None)
+    again = comparable_outputs(networks, 256)
+    assert len(ran) == len(networks.bundles)
+    for (own, given), (other, expected) in zip(held, sorted(again, key=lambda kind: kind[1].shape[1]), strict=True):
+        np.testing.assert_array_equal(np.sort(own), np.sort(other))
+        np.testing.assert_allclose(given[np.argsort(own)], expected[np.argsort(other)], atol=1e-5)
+        assert np.abs(given - np.roll(expected, 1, axis=0)).max() > 0.01
+
+
+def test_networks_of_which_no_outputs_are_held_are_run(park):
+    zoo, rows = park
+    other = zoo.split("train")[:1]
+    assert np.isfinite(functional_distance(zoo, np.concatenate([rows[:1], other]), num_inputs=16)[1, 1])
+
+
+def test_measured_outputs_are_those_that_ship():
+    zoo = open_zoo("digits-park")
+    few = zoo.split("test")[:6]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "split", lambda part: few)
+        measured = measured_outputs(zoo, num_inputs=256)
+    assert zoo.held_out is not None
+    assert measured.zoo_sha256 == zoo.sha256
+    np.testing.assert_array_equal(measured.inputs, zoo.held_out.inputs)
+    np.testing.assert_array_equal(measured.rows, few)
+    for own, held in zip(measured.outputs, zoo.held_out.outputs, strict=False):
+        np.testing.assert_allclose(own, held, atol=1e-5)
+        np.testing.assert_allclose(own.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_network_with_its_hidden_units_permuted_gives_the_same(park, monkeypatch):
+    zoo, rows = park
+    monkeypatch.setattr(zoo, "held_out", None)
     networks = GraphDataset.from_zoo(zoo, rows)
     for (own, given), (other, again) in zip(
         comparable_outputs(networks, 256), comparable_outputs(networks.scrambled(salt="mates"), 256), strict=True

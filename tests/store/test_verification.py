@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from ngbench.evaluation.functional import measured_outputs
 from ngbench.graph import symmetry
+from ngbench.loading import ZooPrograms
 from ngbench.registry import Registry
-from ngbench.store import ReleasedZoo, Zoo, generate, released, verify
+from ngbench.store import ReleasedZoo, Zoo, generate, held_out_path, released, verify
 from ngbench.store.splits import PARTS, assign
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -346,3 +349,28 @@ def test_what_is_recorded_of_a_representation_but_not_so_is_found(inr_path, seal
 
     (detail,) = failed(Zoo(seal_again(inr_path, edit))).values()
     assert re.match(f"network 'glance-00005' {fault}", detail)
+
+
+@pytest.fixture
+def measured(path, monkeypatch):
+    """What all networks give for held-out images; the zoo is too small for a test part."""
+    monkeypatch.setattr(Zoo, "split", lambda zoo, part: np.arange(len(zoo)))
+    return measured_outputs(Zoo(path), num_inputs=8)
+
+
+def test_outputs_beside_a_zoo_that_its_networks_do_not_give_are_found(path, measured):
+    measured.write(held_out_path(path))
+    assert not failed(Zoo(path))
+    others = tuple(np.roll(own, 1, axis=0) for own in measured.outputs)
+    dataclasses.replace(measured, outputs=others).write(held_out_path(path))
+    found = failed(Zoo(path))
+    assert [*found] == ["outputs on held-out inputs"]
+    assert "gives other outputs than those in" in found["outputs on held-out inputs"]
+
+
+def test_outputs_for_training_images_are_found(path, measured):
+    seen = ZooPrograms(Zoo(path)).inputs(1, part="train").numpy()
+    inputs = np.concatenate([seen, measured.inputs[1:]])
+    dataclasses.replace(measured, inputs=inputs).write(held_out_path(path))
+    told = {"outputs on held-out inputs": f"1 of {len(inputs)} inputs are training images; expected held-out ones"}
+    assert failed(Zoo(path)) == told
