@@ -6,7 +6,7 @@ Knows the symmetry group, losses along a line, statistics and transport; does no
 from ngbench.alignment.interpolate import Curves, LabelledImages, curves, line, points, scores
 from ngbench.alignment.matching import assign, match
 from ngbench.alignment.statistics import Moments, reestimated
-from ngbench.alignment.transport import outgoing_masses, transport
+from ngbench.alignment.transport import differ_in_widths, outgoing_masses, plans, spread, transport, widths
 
 __all__ = [
     "Curves",
@@ -14,11 +14,15 @@ __all__ = [
     "Moments",
     "assign",
     "curves",
+    "differ_in_widths",
     "line",
     "match",
     "outgoing_masses",
+    "plans",
     "points",
     "reestimated",
     "scores",
+    "spread",
     "transport",
+    "widths",
 ]

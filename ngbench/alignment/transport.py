@@ -44,10 +44,87 @@ def transport(
         GraphError: The topologies differ in more than sizes, fixed indices have different sizes, or shapes do not fit.
         UnsupportedLayerError: Units lie within heads, experts or groups, which are not transported.
     """
-    _check(first, second.topology, embeddings)
-    plans = _plans((first, second.topology), embeddings, masses)
-    arriving = {name: plan / plan.sum(1, keepdims=True) for name, plan in plans.items()}
-    leaving = {name: plan / plan.sum(0, keepdims=True) for name, plan in plans.items()}
+    return spread(first, second, plans(first, second.topology, embeddings=embeddings, masses=masses))
+
+
+def widths(first: Topology, second: Topology) -> dict[str, tuple[int, int]]:
+    """How many entries each index that moves has in either topology, by its name, in the first topology's order.
+
+    Raises:
+        GraphError: The topologies differ in more than sizes, or fixed indices have different sizes.
+        UnsupportedLayerError: Units lie within heads, experts or groups, which are not transported.
+    """
+    _check_family(first, second)
+    found = {}
+    for _, one, other in _indices(first, second):
+        if not one.fixed:
+            found[one.name] = one.size, other.size
+        elif one.size != other.size:
+            raise GraphError(f"index {one.name!r} does not move and has sizes {one.size} and {other.size}; expected one size")
+    return found
+
+
+def differ_in_widths(first: Topology, second: Topology) -> bool:
+    """Whether networks of the second topology can be transported to the first, and have other numbers of units."""
+    try:
+        return any(one != other for one, other in widths(first, second).values())
+    except (GraphError, UnsupportedLayerError):
+        return False
+
+
+def plans(
+    first: Topology,
+    second: Topology,
+    *,
+    embeddings: tuple[np.ndarray, np.ndarray],
+    masses: tuple[Masses, Masses] = ({}, {}),
+) -> dict[str, np.ndarray]:
+    """What of either network's units is brought together, by index that moves, float64 ``[first units, second units]``.
+
+    A plan adds up to 1; its rows and columns to the masses of the units. Groups that share an index add their distances.
+
+    Args:
+        first: Topology of the first network.
+        second: Of the second, which differs in sizes alone.
+        embeddings: As of `transport`.
+        masses: As of `transport`.
+
+    Raises:
+        GraphError: As of `widths`, or embeddings have other shapes or are not finite.
+        UnsupportedLayerError: As of `widths`.
+    """
+    import ot
+
+    moving = widths(first, second)
+    _check_embeddings(first, second, embeddings)
+    owners: dict[str, list[str]] = {}
+    found = {}
+    for group, one, _ in _indices(first, second):
+        owners.setdefault(one.name, []).append(group)
+    for name, sizes in moving.items():
+        cost = sum(_distances((first, second), embeddings, group) for group in owners[name])
+        one, other = (_mass(size, own, owners[name]) for size, own in zip(sizes, masses, strict=True))
+        found[name] = np.asarray(ot.emd(one, other, cost))
+    return found
+
+
+def spread(first: Topology, second: NeuralGraph, plans: Mapping[str, np.ndarray]) -> NeuralGraph:
+    """The second network on the units of the first, as `plans` says.
+
+    Args:
+        first: Topology of the first network.
+        second: The network.
+        plans: By index that moves, positive somewhere in each row and column, ``[first units, second units]``.
+
+    Raises:
+        GraphError: As of `widths`.
+        UnsupportedLayerError: As of `widths`.
+    """
+    widths(first, second.topology)
+    whole = {group.name: np.ones((1, 1)) for group in first.groups}
+    whole |= {group: np.eye(one.size) if one.fixed else plans[one.name] for group, one, _ in _indices(first, second.topology)}
+    arriving = {name: plan / plan.sum(1, keepdims=True) for name, plan in whole.items()}
+    leaving = {name: plan / plan.sum(0, keepdims=True) for name, plan in whole.items()}
     found: list[Tensor] = []
     for slot in second.topology.slots:
         values = second.slot_values[second.topology.slot_index[slot.owner, slot.feature]]
@@ -80,8 +157,8 @@ def _matrix(plan: np.ndarray, values: Tensor) -> Tensor:
     return torch.from_numpy(plan).to(values)
 
 
-def _check(first: Topology, second: Topology, embeddings: tuple[np.ndarray, np.ndarray]) -> None:
-    """Topologies that differ in sizes alone, and an embedding for each node."""
+def _check_family(first: Topology, second: Topology) -> None:
+    """Whether topologies differ in sizes alone, and are of layers that are transported."""
 
     def shape_of(block: EdgeBlock) -> tuple:
         return block.name, block.source, block.target, block.pattern, block.kernel, block.parameter is None
@@ -97,12 +174,6 @@ def _check(first: Topology, second: Topology, embeddings: tuple[np.ndarray, np.n
                 f"networks differ in {what} ({', '.join(sorted(set(other))[:3]) or 'their order'}); expected one family of "
                 "different widths"
             )
-    shapes = [np.shape(nodes) for nodes in embeddings]
-    if [shape[:1] for shape in shapes] != [(first.num_nodes,), (second.num_nodes,)] or shapes[0][1:] != shapes[1][1:]:
-        raise GraphError(
-            f"node embeddings have shapes {shapes[0]} and {shapes[1]}; expected ({first.num_nodes}, channels) and "
-            f"({second.num_nodes}, channels)"
-        )
     for block in first.blocks:
         if block.pattern == "grouped":
             raise UnsupportedLayerError(
@@ -111,41 +182,43 @@ def _check(first: Topology, second: Topology, embeddings: tuple[np.ndarray, np.n
             )
 
 
-def _plans(
-    topologies: tuple[Topology, Topology], embeddings: tuple[np.ndarray, np.ndarray], masses: tuple[Masses, Masses]
-) -> dict[str, np.ndarray]:
-    """For each node group the plan of its index, ``[first nodes, second nodes]``; groups that share an index add distances."""
-    import ot
+def _check_embeddings(first: Topology, second: Topology, embeddings: tuple[np.ndarray, np.ndarray]) -> None:
+    """Whether there is an embedding for each node."""
+    shapes = [np.shape(nodes) for nodes in embeddings]
+    if [shape[:1] for shape in shapes] != [(first.num_nodes,), (second.num_nodes,)] or shapes[0][1:] != shapes[1][1:]:
+        raise GraphError(
+            f"node embeddings have shapes {shapes[0]} and {shapes[1]}; expected ({first.num_nodes}, channels) and "
+            f"({second.num_nodes}, channels)"
+        )
+    for nodes in embeddings:
+        is_finite = np.isfinite(nodes).all(1)
+        if not is_finite.all():
+            raise GraphError(f"the embedding of node {int(is_finite.argmin())} is not finite; expected numbers")
 
-    owners: dict[str, list[str]] = {}
-    indices: dict[str, tuple[Index, Index]] = {}
-    for group in topologies[0].groups:
-        one, other = (topology.indices_of(group.name) for topology in topologies)
+
+def _indices(first: Topology, second: Topology) -> list[tuple[str, Index, Index]]:
+    """Each node group that runs over an index, with that index in either topology.
+
+    Raises:
+        UnsupportedLayerError: A group runs over several.
+    """
+    found = []
+    for group in first.groups:
+        one, other = (topology.indices_of(group.name) for topology in (first, second))
         if [(i.name, i.fixed, len(i.parents)) for i in one] != [(i.name, i.fixed, len(i.parents)) for i in other] or len(one) > 1:
             names = ", ".join(dict.fromkeys(index.name for index in (*one, *other)))
             raise UnsupportedLayerError(
                 f"group {group.name!r} runs over {names}, which are not transported; expected one index in each network"
             )
         if one:
-            owners.setdefault(one[0].name, []).append(group.name)
-            indices[one[0].name] = one[0], other[0]
-    plans = {group.name: np.ones((1, 1)) for group in topologies[0].groups}
-    for name, (one, other) in indices.items():
-        if one.fixed:
-            if one.size != other.size:
-                raise GraphError(f"index {name!r} does not move and has sizes {one.size} and {other.size}; expected one size")
-            plan = np.eye(one.size) / one.size
-        else:
-            cost = sum(_distances(topologies, embeddings, group) for group in owners[name])
-            plan = np.asarray(ot.emd(_mass(one, masses[0], owners[name]), _mass(other, masses[1], owners[name]), cost))
-        plans |= dict.fromkeys(owners[name], plan)
-    return plans
+            found.append((group.name, one[0], other[0]))
+    return found
 
 
-def _mass(index: Index, masses: Masses, owners: list[str]) -> np.ndarray:
+def _mass(size: int, masses: Masses, owners: list[str]) -> np.ndarray:
     """The mass of each entry of an index: the mean over the groups that say one, positive, adding up to 1."""
     own = [masses[group] for group in owners if group in masses]
-    mass = np.mean(own, axis=0) if own else np.ones(index.size)
+    mass = np.mean(own, axis=0) if own else np.ones(size)
     # a unit without mass would come from nowhere
     mass = np.maximum(mass, 1e-9 * mass.max())
     return mass / mass.sum()

@@ -1,6 +1,7 @@
 """The exam of merging: a method's matchings of networks, and what the networks are worth that are merged by them.
 
-All numbers follow from the matchings, one permutation of nodes for each pair of networks.
+All numbers follow from the matchings: for each pair of networks a permutation of nodes, or where their widths are unequal which
+units optimal transport brings together.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ngbench.alignment import Curves, LabelledImages, Moments, curves, line, match, reestimated, scores
+from ngbench.alignment import Curves, LabelledImages, Moments, curves, line, match, plans, reestimated, scores, spread
 from ngbench.alignment.matching import group_of
-from ngbench.errors import GraphError, MethodError
+from ngbench.errors import GraphError, MethodError, PredictionsError
 from ngbench.evaluation.blinding import permitted, runnable, shown
 from ngbench.evaluation.exam import BOOTSTRAP_SEED, Exam, Scored, orbit_salt
-from ngbench.evaluation.merging_items import MergingItems, acted, draw_items, rows_of, take
+from ngbench.evaluation.merging_items import MergingItems, Plans, acted, draw_items, rows_of, take
 from ngbench.evaluation.predictions import Predictions
-from ngbench.graph import Program, Topology
+from ngbench.graph import NeuralGraph, Program, Topology
 from ngbench.graph.symmetry import GroupElement
 from ngbench.loading import GraphDataset, ZooPrograms
 from ngbench.loading.probes import Part
@@ -80,11 +81,11 @@ class MergingExam(Exam):
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """One number for each node."""
-        return (self.items.num_nodes,)
+        """One number for each node, or more where plans of unequal widths take them."""
+        return (self.items.row_length,)
 
     def ask(self, method: Any, networks: GraphDataset) -> np.ndarray:
-        """Matchings, int64 ``[matches, nodes]``."""
+        """Matchings, int64 ``[matches, row length]``."""
         return matchings(method, self._drawn(networks))
 
     def _drawn(self, networks: GraphDataset) -> MergingItems:
@@ -101,11 +102,11 @@ class MergingExam(Exam):
         """Every number of some matchings.
 
         Args:
-            values: int64 ``[matches, nodes]``.
+            values: int64 ``[matches, row length]``.
             copy: Of which scrambled copy of the networks; None for the networks themselves.
 
         Raises:
-            PredictionsError: A row is no element of the symmetry group of its networks.
+            PredictionsError: As of `MergingItems.unpacked`.
         """
         key = copy, np.asarray(values).tobytes()
         if key not in self._scored:
@@ -126,41 +127,50 @@ class MergingExam(Exam):
         """Scores matchings, those of each scrambled copy on its own networks.
 
         Raises:
-            PredictionsError: A row is missing, extra, there twice, or no element of the symmetry group of its networks.
+            PredictionsError: A row is missing, extra, there twice, or none of its networks as of `MergingItems.unpacked`, or what
+                is left out differs between copies.
         """
         values, scrambled = predictions.aligned(self.ids)
         for array in (values, *scrambled):
             self.check(array)
         copies = [dict(self.measured(own, copy=copy).metrics) for copy, own in enumerate(scrambled)]
-        primary = self.task.primary
+        own, primary = self.scores(values, scrambled[0]), self.task.primary
+        _check_alike([own, *copies], "scrambled copies")
         worst = min(copies, key=lambda found: found[primary.name] if primary.higher_is_better else -found[primary.name])
-        return Scored(values, scrambled, self.scores(values, scrambled[0]), worst, self.shifts(values, scrambled[0]))
+        return Scored(values, scrambled, own, worst, self.shifts(values, scrambled[0]))
 
     def resamples(self, method: str, scored: Sequence[Scored]) -> Resamples:
-        """Of the primary metric of resampled pairs."""
+        """Of the primary metric of resampled pairs.
+
+        Raises:
+            PredictionsError: Some seeds leave out the pairs of unequal widths, and others do not.
+        """
+        _check_alike([found.scores for found in scored], "seeds")
         rows = [self.measured(found.values).of_pairs[self.task.metrics[0]] for found in scored]
         options = {"seed": BOOTSTRAP_SEED, "clusters": self.items.pairs, "num_resamples": self.task.num_resamples}
         return Resamples.of_rows(np.stack(rows), method=method, **options)
 
 
-def matchings(method: Any, items: MergingItems) -> np.ndarray:
-    """What a method says of every item, int64 ``[matches, nodes]``.
+def _check_alike(found: Sequence[Mapping[str, float]], what: str) -> None:
+    """Whether all have numbers of the pairs of unequal widths, or none."""
+    if any(set(own) != set(found[0]) for own in found):
+        raise PredictionsError(
+            f"some {what} of the predictions leave out pairs of unequal widths, and others do not; expected plans in all or none"
+        )
 
-    A method that offers ``match(first, second)`` is asked for the elements that bring the second networks' nodes to the first's;
-    of one that offers ``embed_nodes(networks)`` the embeddings are matched.
+
+def matchings(method: Any, items: MergingItems) -> np.ndarray:
+    """What a method says of every item, int64 ``[matches, row length]``.
+
+    A method that offers ``match(first, second)`` is asked for the elements that bring the second networks' nodes to the first's,
+    and leaves out pairs of unequal widths; of one that offers ``embed_nodes(networks)`` the embeddings are matched, where widths
+    are unequal by optimal transport.
 
     Raises:
         MethodError: It offers neither, or what it gives does not fit the networks.
     """
-    pairs = items.matches
     if hasattr(method, "match"):
-        firsts, order = shown(take(items.networks, pairs[:, 0]), method.info)
-        seconds = runnable(take(items.networks, pairs[order, 1], firsts.ids), method.info)
-        matched = method.match(firsts, permitted(seconds, method.info))
-        found = [matched[place] for place in np.argsort(order)] if len(matched) == len(pairs) else matched
-        if len(found) != len(pairs) or any(e.topology != items.topologies[i] for e, i in zip(found, pairs[:, 0], strict=True)):
-            raise MethodError(f"method {method.info.name!r} gives {len(found)} matchings; expected one for each of {len(pairs)}")
-        return items.packed(found)
+        return items.packed([*_matched(method, items), *(None for _ in items.unequal)])
     if not hasattr(method, "embed_nodes"):
         raise MethodError(f"method {method.info.name!r} embeds no nodes and matches no networks; expected one that can")
     given, order = shown(items.networks, method.info)
@@ -169,8 +179,23 @@ def matchings(method: Any, items: MergingItems) -> np.ndarray:
         raise MethodError(
             f"method {method.info.name!r} embeds {len(embedded)} networks; expected each of the {len(items.networks)}"
         )
-    place = np.argsort(order)
-    return items.packed([match(items.topologies[a], embedded[place[a]], embedded[place[b]]) for a, b in pairs.tolist()])
+    nodes = [embedded[place] for place in np.argsort(order)]
+    topologies = items.topologies
+    elements = [match(topologies[a], nodes[a], nodes[b]) for a, b in items.equal.tolist()]
+    transported = [plans(topologies[a], topologies[b], embeddings=(nodes[a], nodes[b])) for a, b in items.unequal.tolist()]
+    return items.packed([*elements, *transported])
+
+
+def _matched(method: Any, items: MergingItems) -> list[GroupElement]:
+    """What a method says of pairs of networks of one topology, by itself."""
+    pairs = items.equal
+    firsts, order = shown(take(items.networks, pairs[:, 0]), method.info)
+    seconds = runnable(take(items.networks, pairs[order, 1], firsts.ids), method.info)
+    matched = method.match(firsts, permitted(seconds, method.info))
+    found = [matched[place] for place in np.argsort(order)] if len(matched) == len(pairs) else matched
+    if len(found) != len(pairs) or any(e.topology != items.topologies[i] for e, i in zip(found, pairs[:, 0], strict=True)):
+        raise MethodError(f"method {method.info.name!r} gives {len(found)} matchings; expected one for each of {len(pairs)}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -195,14 +220,16 @@ def score(items: MergingItems, matchings: np.ndarray, images: Mapping[str, Mergi
 
     Args:
         items: What was matched.
-        matchings: Of all items, int64 ``[matches, nodes]``.
+        matchings: Of all items, int64 ``[matches, row length]``.
         images: By corpus.
 
     Raises:
         PredictionsError: As of `MergingItems.unpacked`.
     """
-    of_pairs, of_recoveries, of_triples, of_sets = items.parts(items.unpacked(matchings))
-    plain, repaired = _lines(items, of_pairs, images)
+    of_pairs, of_recoveries, of_triples, of_sets, of_unequal = items.parts(items.unpacked(matchings))
+    rows = rows_of(items.networks)
+    seconds = [acted(element, rows[second]) for element, second in zip(of_pairs, items.pairs[:, 1], strict=True)]
+    plain, repaired = _lines(items, items.pairs, seconds, images)
     columns = {
         "midpoint_accuracy": plain.midpoint_accuracy,
         "barrier": plain.barrier,
@@ -213,17 +240,27 @@ def score(items: MergingItems, matchings: np.ndarray, images: Mapping[str, Mergi
     }
     metrics = {name: float(values.mean()) for name, values in columns.items()}
     metrics |= _recovery(items, of_recoveries) | _cycles(of_triples) | _sets(items, of_sets, images)
+    metrics |= _unequal(items, of_unequal, images)
     return MergingScore(metrics, columns, plain, repaired)
 
 
-def _lines(items: MergingItems, elements: Sequence[GroupElement], images: Mapping[str, MergingImages]) -> tuple[Curves, Curves]:
-    """The lines of all pairs as they are, and with statistics estimated again."""
+def _lines(
+    items: MergingItems, pairs: np.ndarray, seconds: Sequence[Tensor], images: Mapping[str, MergingImages]
+) -> tuple[Curves, Curves]:
+    """The lines of pairs as they are, and with statistics estimated again.
+
+    Args:
+        items: Of which the pairs are some.
+        pairs: Positions, int64 ``[pairs, 2]``.
+        seconds: Value rows of the second networks on the first's topology, their nodes brought to the first's.
+        images: By corpus.
+    """
     rows, num_points = rows_of(items.networks), items.plan.num_points
-    shape = (len(items.pairs), num_points)
+    shape = (len(pairs), num_points)
     plain, repaired = (Curves(np.empty(shape), np.empty(shape)) for _ in range(2))
-    for bench, members in _benches(items, items.pairs[:, 0], images):
-        first = torch.stack([rows[items.pairs[k, 0]] for k in members])
-        second = torch.stack([acted(elements[k], rows[items.pairs[k, 1]]) for k in members])
+    for bench, members in _benches(items, pairs[:, 0], images):
+        first = torch.stack([rows[pairs[k, 0]] for k in members])
+        second = torch.stack([seconds[k] for k in members])
         between = line(first, second, num_points)
         goal = Moments.between(bench.moments(first), bench.moments(second), num_points)
         again = bench.repaired(between.flatten(0, 1), goal).view(between.shape)
@@ -231,6 +268,33 @@ def _lines(items: MergingItems, elements: Sequence[GroupElement], images: Mappin
             own = curves(bench.program, lines, bench.images.test)
             found.loss[members], found.accuracy[members] = own.loss, own.accuracy
     return plain, repaired
+
+
+def _unequal(items: MergingItems, of_pairs: Sequence[Plans | None], images: Mapping[str, MergingImages]) -> dict[str, float]:
+    """Of pairs of unequal widths, the second networks spread over the units of the first; none where they are left out."""
+    rows, topologies, seconds = rows_of(items.networks), items.topologies, []
+    for own, (first, second) in zip(of_pairs, items.unequal.tolist(), strict=True):
+        if own is not None:
+            graph = NeuralGraph.from_row(topologies[second], rows[second])
+            seconds.append(spread(topologies[first], graph, own).row())
+    if not seconds:
+        return {}
+    plain, repaired = _lines(items, items.unequal, seconds, images)
+    found = {
+        "midpoint_accuracy_unequal": plain.midpoint_accuracy,
+        "midpoint_accuracy_unequal_repaired": repaired.midpoint_accuracy,
+        "barrier_unequal": plain.barrier,
+        "endpoint_accuracy_unequal": _accuracies(items, items.unequal.ravel(), images),
+    }
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+def _accuracies(items: MergingItems, positions: np.ndarray, images: Mapping[str, MergingImages]) -> np.ndarray:
+    """Test accuracy of some networks as they are, float64 ``[networks]``."""
+    rows, found = rows_of(items.networks), np.empty(len(positions))
+    for bench, members in _benches(items, positions, images):
+        found[members] = scores(bench.program, torch.stack([rows[positions[k]] for k in members]), bench.images.test)[1]
+    return found
 
 
 def _recovery(items: MergingItems, elements: Sequence[GroupElement]) -> dict[str, float]:

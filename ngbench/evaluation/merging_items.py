@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ngbench.alignment import differ_in_widths, widths
+from ngbench.alignment.couplings import codes_of, plans_of, row_length
 from ngbench.alignment.matching import group_of
 from ngbench.errors import GraphError, PredictionsError, SplitError
 from ngbench.graph import NeuralGraph, Topology
@@ -20,6 +22,9 @@ from ngbench.loading import GraphDataset
 from ngbench.tasks import MergingPlan
 
 _STATISTICS = ("running_mean", "running_var")
+
+Plans = Mapping[str, np.ndarray]
+"""What of two networks' units is brought together, by index that moves, ``[first units, second units]``."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class MergingItems:
         recoveries: Networks with copies of themselves.
         triples: Positions, int64 ``[triples, 3]``.
         sets: Positions, int64 ``[sets, networks]``; smaller sets are their first members.
+        unequal: Positions of independent networks of one family and unequal widths, int64 ``[pairs, 2]``.
         plan: What was asked for.
     """
 
@@ -61,15 +67,21 @@ class MergingItems:
     recoveries: tuple[Recovery, ...]
     triples: np.ndarray
     sets: np.ndarray
+    unequal: np.ndarray
     plan: MergingPlan
 
     @property
     def matches(self) -> np.ndarray:
         """Positions of the two networks of every matching, int64 ``[matches, 2]``.
 
-        First the pairs, then the recoveries, the three pairs a, b and b, c and c, a of each triple, and the first network of
-        each set with each other one.
+        First the pairs, then the recoveries, the three pairs a, b and b, c and c, a of each triple, the first network of each
+        set with each other one, and the pairs of unequal widths.
         """
+        return np.concatenate([self.equal, self.unequal])
+
+    @property
+    def equal(self) -> np.ndarray:
+        """Those of two networks of one topology."""
         copies = np.array([(item.network, item.copy) for item in self.recoveries], dtype=np.int64).reshape(-1, 2)
         around = np.stack([self.triples, np.roll(self.triples, -1, axis=1)], axis=-1).reshape(-1, 2)
         to_first = np.stack([np.broadcast_to(self.sets[:, :1], self.sets[:, 1:].shape), self.sets[:, 1:]], axis=-1).reshape(-1, 2)
@@ -80,39 +92,75 @@ class MergingItems:
         """A name for each matching, ``[matches]``."""
         around = [f"triple {k // 3}" for k in range(3 * len(self.triples))]
         sets = [f"set {k}" for k in range(len(self.sets)) for _ in range(self.plan.largest_set - 1)]
-        kinds = [*("pair" for _ in self.pairs), *("copy" for _ in self.recoveries), *around, *sets]
+        unequal = ["unequal" for _ in self.unequal]
+        kinds = [*("pair" for _ in self.pairs), *("copy" for _ in self.recoveries), *around, *sets, *unequal]
         ids = self.networks.ids
         return tuple(f"{kind}: {ids[i]}, {ids[j]}" for kind, (i, j) in zip(kinds, self.matches.tolist(), strict=True))
 
-    def parts(self, matchings: Sequence[Any] | np.ndarray) -> tuple[Any, Any, Any, Any]:
-        """Those of the pairs, recoveries, triples and sets."""
-        ends = np.cumsum([len(self.pairs), len(self.recoveries), 3 * len(self.triples)])
-        return matchings[: ends[0]], matchings[ends[0] : ends[1]], matchings[ends[1] : ends[2]], matchings[ends[2] :]
+    def parts(self, matchings: Sequence[Any] | np.ndarray) -> tuple[Any, Any, Any, Any, Any]:
+        """Those of the pairs, recoveries, triples, sets and pairs of unequal widths."""
+        ends = np.cumsum([0, len(self.pairs), len(self.recoveries), 3 * len(self.triples)]).tolist()
+        ends += [len(self.equal), len(self.equal) + len(self.unequal)]
+        return tuple(matchings[start:stop] for start, stop in itertools.pairwise(ends))  # type: ignore[return-value]
 
     @property
-    def num_nodes(self) -> int:
-        """Nodes of the largest network."""
-        return max(topology.num_nodes for topology in self.topologies)
+    def row_length(self) -> int:
+        """Numbers of a matching: the nodes of the largest network, or what the plans of a pair of unequal widths take."""
+        lengths = [row_length(self._widths(*pair)) for pair in self.unequal.tolist()]
+        return max([topology.num_nodes for topology in self.topologies] + lengths)
 
-    def packed(self, elements: Sequence[GroupElement]) -> np.ndarray:
-        """Elements as an array, int64 ``[matches, nodes]``: for each group its permutation; -1 behind the last node."""
-        packed = np.full((len(elements), self.num_nodes), -1, dtype=np.int64)
-        for row, element in zip(packed, elements, strict=True):
-            row[: element.topology.num_nodes] = _nodes_of(element)
+    def packed(self, matchings: Sequence[GroupElement | Plans | None]) -> np.ndarray:
+        """Matchings as an array, int64 ``[matches, row length]``; -1 behind the last number.
+
+        An element of the symmetry group is the permutation of each node group; plans are as of `ngbench.alignment.couplings`,
+        and None, of a pair of unequal widths that is left out, is -1 alone.
+        """
+        packed = np.full((len(matchings), self.row_length), -1, dtype=np.int64)
+        for row, matching, pair in zip(packed, matchings, self.matches.tolist(), strict=True):
+            if matching is not None:
+                is_element = isinstance(matching, GroupElement)
+                own = _nodes_of(matching) if is_element else codes_of(matching, self._widths(*pair))
+                row[: len(own)] = own
         return packed
 
-    def unpacked(self, matchings: np.ndarray) -> list[GroupElement]:
-        """The elements that an array holds, which may come from anyone.
+    def unpacked(self, matchings: np.ndarray) -> list[Any]:
+        """What an array holds that may come from anyone: elements, and of unequal widths `Plans`, or None for all of them.
 
         Raises:
-            PredictionsError: It has another shape or type, or a row is no element of the symmetry group of its networks.
+            PredictionsError: It has another shape or type, a row is no element of the symmetry group of its networks or no
+                plan of optimal transport with even masses, or only some of the pairs of unequal widths are left out.
         """
-        matches, width = self.matches, self.num_nodes
-        if matchings.dtype.kind not in "iu" or matchings.shape != (len(matches), width):
+        matches, length = self.matches, self.row_length
+        if matchings.dtype.kind not in "iu" or matchings.shape != (len(matches), length):
             raise PredictionsError(
-                f"matchings have type {matchings.dtype} and shape {matchings.shape}; expected integers ({len(matches)}, {width})"
+                f"matchings have type {matchings.dtype} and shape {matchings.shape}; expected integers ({len(matches)}, {length})"
             )
-        return [self._element(row, *pair) for row, pair in zip(matchings.astype(np.int64), matches.tolist(), strict=True)]
+        rows = list(zip(matchings.astype(np.int64), matches.tolist(), strict=True))
+        elements = [self._element(row, *pair) for row, pair in rows[: len(self.equal)]]
+        plans = [self._plans(row, *pair) for row, pair in rows[len(self.equal) :]]
+        num_left_out = sum(own is None for own in plans)
+        if 0 < num_left_out < len(plans):
+            raise PredictionsError(
+                f"{num_left_out} of {len(plans)} pairs of unequal widths are left out; expected plans for all of them or none"
+            )
+        return [*elements, *plans]
+
+    def _widths(self, first: int, second: int) -> dict[str, tuple[int, int]]:
+        return widths(self.topologies[first], self.topologies[second])
+
+    def _plans(self, row: np.ndarray, first: int, second: int) -> Plans | None:
+        if (row == -1).all():
+            return None
+        sizes = self._widths(first, second)
+        length = row_length(sizes)
+        try:
+            if (row[length:] != -1).any():
+                raise GraphError(f"there are numbers behind its {length} codes; expected -1")
+            return plans_of(row[:length], sizes)
+        except GraphError as error:
+            raise PredictionsError(
+                f"the matching of {self._pair(first, second)} is no plan of optimal transport: {error}"
+            ) from error
 
     def _element(self, row: np.ndarray, first: int, second: int) -> GroupElement:
         topology = self.topologies[first]
@@ -124,8 +172,12 @@ class MergingItems:
                 raise GraphError(f"there are numbers behind its {topology.num_nodes} nodes; expected -1")
             return group.element(group.moves(own))
         except GraphError as error:
-            pair = f"{self.networks.ids[first]!r} and {self.networks.ids[second]!r}"
-            raise PredictionsError(f"the matching of {pair} is no symmetry of their topology: {error}") from error
+            raise PredictionsError(
+                f"the matching of {self._pair(first, second)} is no symmetry of their topology: {error}"
+            ) from error
+
+    def _pair(self, first: int, second: int) -> str:
+        return f"{self.networks.ids[first]!r} and {self.networks.ids[second]!r}"
 
 
 def draw_items(
@@ -138,7 +190,7 @@ def draw_items(
 ) -> MergingItems:
     """Draws what is to be matched from the ids of test networks.
 
-    Networks are matched with others of their topology and corpus, from other runs.
+    Networks are matched with others of their topology and corpus, from other runs; some also with those of other widths.
 
     Args:
         networks: The test networks.
@@ -161,6 +213,7 @@ def draw_items(
         )
     triples = _tuples(networks.ids, pools, 3, plan.num_triples, salt)
     sets = _tuples(networks.ids, pools, plan.largest_set, plan.num_sets, salt)
+    unequal = _unequal(networks.ids, _families(pools, topologies, names), runs, plan.num_pairs, salt)
     chosen = sorted((n for pool in pools for n in pool), key=lambda n: _hash(salt, "recovery", networks.ids[n]))
     sources = [n for n in chosen[: plan.num_recoveries] for _ in plan.noises]
     positions = np.array([*range(len(networks)), *sources], dtype=np.int64)
@@ -178,6 +231,7 @@ def draw_items(
         recoveries=tuple(recoveries),
         triples=triples,
         sets=sets,
+        unequal=unequal,
         plan=plan,
     )
 
@@ -271,6 +325,37 @@ def _tuples(ids: Sequence[str], pools: Sequence[Sequence[int]], size: int, numbe
         if len(found) == number:
             break
     return np.array(list(found.values()), dtype=np.int64).reshape(-1, size)
+
+
+def _families(
+    pools: Sequence[Sequence[int]], topologies: Sequence[Topology], corpora: Sequence[str]
+) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Each two pools of one corpus whose networks differ in widths alone."""
+    return [
+        (one, other)
+        for one, other in itertools.combinations(pools, 2)
+        if corpora[one[0]] == corpora[other[0]] and differ_in_widths(topologies[one[0]], topologies[other[0]])
+    ]
+
+
+def _unequal(
+    ids: Sequence[str],
+    families: Sequence[tuple[Sequence[int], Sequence[int]]],
+    runs: Sequence[Any] | None,
+    number: int,
+    salt: str,
+) -> np.ndarray:
+    """Different pairs of networks of two pools in a random order, int64 ``[pairs, 2]``, drawn as `_tuples` draws its own."""
+    found: dict[frozenset[int], tuple[int, ...]] = {}
+    for attempt in range(20 * number if families else 0):
+        family = families[attempt % len(families)]
+        order = {n: _hash(salt, f"unequal of draw {attempt}", ids[n]) for pool in family for n in pool}
+        drawn = sorted((min(pool, key=order.__getitem__) for pool in family), key=order.__getitem__)
+        if runs is None or runs[drawn[0]] != runs[drawn[1]]:
+            found.setdefault(frozenset(drawn), tuple(drawn))
+        if len(found) == number:
+            break
+    return np.array(list(found.values()), dtype=np.int64).reshape(-1, 2)
 
 
 def _hash(salt: str, purpose: str, network_id: str) -> str:

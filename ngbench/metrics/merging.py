@@ -35,6 +35,12 @@ _BARRIER = (
 )
 _AREA = "Mean over the line of the excess that the barrier is the largest of."
 _ENDPOINTS = "Mean test accuracy of the two networks themselves."
+_UNEQUAL = (
+    " The two have one architecture and unequal widths, and the second is spread over the units of the first by optimal "
+    "transport of node embeddings (Singh and Jaggi, NeurIPS 2020); left out where a zoo has no such pairs, or a method embeds no "
+    "nodes."
+)
+_UNEQUAL_ENDS = " The two have unequal widths, and the second is taken before it is spread over the units of the first."
 _CYCLES = "Share of the hidden nodes that return to themselves over three networks."
 
 _OF_PAIRS_AND_TRIPLES = (
@@ -45,6 +51,10 @@ _OF_PAIRS_AND_TRIPLES = (
     Measure("barrier_area", "Barrier area", False, _MEAN_EXCESS, _AREA),
     Measure("endpoint_accuracy", "Endpoints", True, _SHARE, _ENDPOINTS),
     Measure("cycle_consistency", "Cycles", True, _SHARE, _CYCLES),
+    Measure("midpoint_accuracy_unequal", "Midpoint, unequal widths", True, _SHARE, _MIDPOINT + _UNEQUAL),
+    Measure("midpoint_accuracy_unequal_repaired", "Repaired, unequal widths", True, _SHARE, _MIDPOINT + _UNEQUAL + _REPAIRED),
+    Measure("barrier_unequal", "Barrier, unequal widths", False, _EXCESS, _BARRIER + _UNEQUAL),
+    Measure("endpoint_accuracy_unequal", "Endpoints, unequal widths", True, _SHARE, _ENDPOINTS + _UNEQUAL_ENDS),
 )
 
 

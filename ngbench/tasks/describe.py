@@ -30,7 +30,8 @@ def _section(task: Task) -> str:
             "regression": f"a number from {task.target_bounds[0]:g} to {task.target_bounds[1]:g} for each network",
             "classification": "a probability of each class for each network",
             "retrieval": "an embedding of each network; ranked by cosine",
-            "merging": "an embedding of each node, by which the evaluator matches two networks; or the matching itself",
+            "merging": "an embedding of each node, by which the evaluator matches two networks, by optimal transport where their "
+            "widths are unequal; or the matching itself, of networks of equal widths",
         }[task.kind],
         **({"in the structure itself": ", ".join(task.in_structure) + "; needs no weights"} if task.in_structure else {}),
         "metrics": ", ".join(
@@ -66,7 +67,8 @@ def _plan(task: Task) -> dict[str, str]:
     return {
         "drawn": (
             f"{plan.num_pairs} pairs, {plan.num_triples} triples and {plan.num_sets} sets of {plan.largest_set}, each of at most "
-            f"{plan.pool_size} networks of one architecture and corpus"
+            f"{plan.pool_size} networks of one architecture and corpus; where a zoo has such, {plan.num_pairs} pairs also of one "
+            "architecture in unequal widths"
         ),
         "copies": f"of {plan.num_recoveries} networks, permuted, with noise of {noises} standard deviations of the weights",
         "merged": f"the first {sizes} networks of each set",

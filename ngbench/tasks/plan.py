@@ -15,7 +15,7 @@ class MergingPlan(BaseModel):
     """What is drawn of the test networks for merging, where there are networks enough, and what merged ones are scored on.
 
     Attributes:
-        num_pairs: Pairs of independent networks.
+        num_pairs: Pairs of independent networks, and as many of unequal widths where a zoo has such.
         num_triples: Triples of independent networks.
         num_sets: Sets of as many independent networks as the largest of `set_sizes`.
         set_sizes: Networks of a set that are merged into one, its first members, rising.

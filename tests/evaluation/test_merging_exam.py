@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from baselines.matching import Naive
+from baselines.matching import ActivationMatching, Naive
 from ngbench.errors import PredictionsError
 from ngbench.evaluation.exam import orbit_salt
 from ngbench.evaluation.merging import MergingExam
 from ngbench.evaluation.predictions import Predictions
 from ngbench.graph import symmetry
 from ngbench.loading import GraphDataset, ZooPrograms
+from ngbench.methods import Budget, Problem, RunContext
 from ngbench.metrics import facts_of
 from ngbench.store import generate, open_zoo
 from ngbench.tasks import TASKS, MergingPlan
@@ -76,9 +78,42 @@ def test_scores_of_scrambled_networks_are_the_same_where_a_method_is_invariant_a
     assert np.isnan(invariant.shifts).all()
 
 
-def test_what_is_measured_is_what_the_task_lists(exam):
+OF_UNEQUAL = [
+    "barrier_unequal",
+    "endpoint_accuracy_unequal",
+    "midpoint_accuracy_unequal",
+    "midpoint_accuracy_unequal_repaired",
+]
+
+
+def test_what_is_measured_is_what_the_task_lists_but_for_unequal_widths_that_the_zoo_lacks(exam):
     measured = exam.measured(asked(exam, STANDS).values).metrics
-    assert sorted(measured) == sorted((*exam.task.metrics, *exam.task.more_metrics))
+    assert sorted((*measured, *OF_UNEQUAL)) == sorted((*exam.task.metrics, *exam.task.more_metrics))
+
+
+def test_a_zoo_of_one_topology_is_asked_what_it_was_before_widths_could_be_unequal():
+    exam = MergingExam(TASKS["merging"], open_zoo("digits-mlp"))
+    # of version 1 of the task, before plans of optimal transport
+    names = "065e240a58c8618cd7bdaf0b9ffda424ac84e5bc350333763690112f113c0dda"
+    assert hashlib.sha256("\n".join(exam.ids).encode()).hexdigest() == names
+    assert exam.row_shape == (203,)
+    assert exam.items.unequal.shape == (0, 2)
+
+
+@pytest.mark.slow
+def test_networks_of_a_zoo_of_many_widths_are_transported_and_a_matcher_leaves_them_out():
+    plan = TASKS["merging"].plan(MergingPlan).model_copy(update={**FEW, "num_test_images": 100, "num_points": 3})
+    park = MergingExam(TASKS["merging"].asked("digits-park").model_copy(update={"merging": plan}), open_zoo("digits-park"))
+    networks = GraphDataset.from_zoo(park.zoo, park.rows)
+    method = ActivationMatching()
+    method.fit(Problem("merging", None, True), networks, networks, RunContext(seed=0, budget=Budget(1, 1)))
+    assert len(park.items.unequal) == FEW["num_pairs"]
+    assert all(name.startswith("unequal: ") for name in park.ids[-4:])
+    transported, left_out = (park.measured(park.ask(asked, networks)).metrics for asked in (method, Naive()))
+    assert all(np.isfinite(transported[name]) for name in OF_UNEQUAL)
+    recorded = park.zoo.metadata["test_accuracy"][park.rows][park.items.unequal].mean()
+    assert transported["endpoint_accuracy_unequal"] == pytest.approx(recorded, abs=0.1)
+    assert set(transported) - set(left_out) == set(OF_UNEQUAL)
 
 
 def test_the_worst_scrambled_copy_is_reported(exam):

@@ -45,12 +45,23 @@ PAIRS = {
     "num_train_images": 60,
 }
 OF_PAIRS = ["barrier", "barrier_repaired", "barrier_area", "midpoint_accuracy", "midpoint_accuracy_repaired"]
+OF_UNEQUAL = [
+    *("barrier_unequal", "endpoint_accuracy_unequal", "midpoint_accuracy_unequal", "midpoint_accuracy_unequal_repaired"),
+]
 OF_SETS = ["merged_2", "merged_2_repaired", "merged_6", "merged_6_repaired"]
 MERGING = {
     "kind": "merging",
     "zoos": {"pairs": []},
     "metrics": [*OF_PAIRS, "endpoint_accuracy"],
-    "more_metrics": ["cycle_consistency", *OF_SETS, "recovery_0", "recovery_exact_0", "recovery_0.25", "recovery_exact_0.25"],
+    "more_metrics": [
+        *OF_UNEQUAL,
+        "cycle_consistency",
+        *OF_SETS,
+        "recovery_0",
+        "recovery_exact_0",
+        "recovery_0.25",
+        "recovery_exact_0.25",
+    ],
     "selection": "recovery_0.25",
     "loss": LOSSES["merging"],
     "merging": PAIRS,
@@ -122,7 +133,7 @@ def test_an_unknown_metric_is_refused_with_the_close_one(changes):
         ({**MERGING, "selection": "recovery_0.3"}, "selection of task 'age', of merging: recovery_0.3; expected some of barrier"),
         ({**MERGING, "more_metrics": ["merged_3"]}, "metrics of task 'age', of merging: merged_3; expected some of barrier"),
         (
-            {**MERGING, "more_metrics": OF_SETS},
+            {**MERGING, "more_metrics": [*OF_UNEQUAL, *OF_SETS]},
             "metrics of task 'age' leave out cycle_consistency, recovery_0, recovery_0.25, ",
         ),
         ({"loss": "hinge"}, "loss of task 'age' is 'hinge'; expected 'cross-entropy of the target as a share of its bounds'"),
