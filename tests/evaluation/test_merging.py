@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ngbench.alignment import LabelledImages, scores
-from ngbench.errors import MethodError, PredictionsError, SplitError
+from ngbench.errors import GraphError, MethodError, PredictionsError, SplitError
 from ngbench.evaluation.blinding import shown
 from ngbench.evaluation.merging import MergingImages, matchings, score
-from ngbench.evaluation.merging_items import draw_items
+from ngbench.evaluation.merging_items import draw_items, take
 from ngbench.graph import NeuralGraph, Program, symmetry
 from ngbench.loading import GraphDataset, KnownPrograms
 from ngbench.tasks import TASKS, MergingPlan
@@ -336,3 +336,146 @@ def test_networks_that_have_no_equal_are_refused():
     networks = fake_dataset((mlp_topology((4, 6, 3)),), num_graphs=3, seed=1)
     with pytest.raises(SplitError, match="no two of the 3 test networks have topology and corpus in common"):
         draw_items(networks, plan=PLAN, corpora=["a", "b", "c"])
+
+
+NARROW, WIDE = 5, 10
+SMALL = {
+    width: Mlp(family="mlp", input_shape=(1, 8, 8), width=width, depth=2, norm="none", num_classes=10) for width in (NARROW, WIDE)
+}
+
+
+@lru_cache
+def programs_of_widths():
+    return {width: Program.of(build(design, "relu"), example_input(design)) for width, design in SMALL.items()}
+
+
+def trained_module():
+    torch.manual_seed(4)
+    module = build(SMALL[NARROW], "relu")
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    pixels, labels = torch.from_numpy(images().train_images), torch.from_numpy(images().train_labels)
+    for _ in range(200):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(pixels), labels).backward()
+        optimizer.step()
+    return module
+
+
+def widened(state, generator):
+    """The same function with each hidden unit twice, with half the outgoing weights each, in a random order."""
+    orders = [torch.arange(NARROW).repeat(2)[torch.randperm(WIDE, generator=generator)] for _ in range(2)]
+    first, second, head = (name.removesuffix(".weight") for name in state if name.endswith(".weight"))
+    wide = dict(state)
+    wide[f"{first}.weight"], wide[f"{first}.bias"] = (state[f"{first}.{name}"][orders[0]] for name in ("weight", "bias"))
+    wide[f"{second}.weight"] = state[f"{second}.weight"][orders[1]][:, orders[0]] / 2
+    wide[f"{second}.bias"] = state[f"{second}.bias"][orders[1]]
+    wide[f"{head}.weight"] = state[f"{head}.weight"][:, orders[1]] / 2
+    return wide
+
+
+@lru_cache
+def items_of_widths():
+    """Networks that all compute the same, three of either width."""
+    narrow, generator = trained_module().state_dict(), torch.Generator().manual_seed(5)
+    states = [(NARROW, narrow)] * 3 + [(WIDE, widened(narrow, generator)) for _ in range(3)]
+    graphs = [NeuralGraph.from_state_dict(programs_of_widths()[width].topology, state) for width, state in states]
+    programs = KnownPrograms(list(programs_of_widths().values()))
+    return draw_items(GraphDataset.from_graphs(graphs, ids=[f"net-{k}" for k in range(6)], programs=programs), plan=PLAN)
+
+
+def noise(networks):
+    rng = np.random.default_rng(0)
+    sizes = {place: bundle.topology.num_nodes for bundle in networks.bundles for place in bundle.index.tolist()}
+    return [rng.normal(size=(sizes[place], 5)) for place in range(len(networks))]
+
+
+@lru_cache
+def scored_of_widths(by):
+    return score(items_of_widths(), matchings(method(embed_nodes=by), items_of_widths()), {"": merging_images()}).metrics
+
+
+def test_pairs_of_unequal_widths_stand_behind_all_others_and_have_both_widths_in_either_place():
+    found = items_of_widths()
+    widths = [[WIDE if place >= 3 else NARROW for place in pair] for pair in found.unequal.tolist()]
+    assert len(found.unequal) == 6
+    assert sorted(map(tuple, set(map(tuple, widths)))) == [(NARROW, WIDE), (WIDE, NARROW)]
+    assert found.names[-6:] == tuple(f"unequal: net-{a}, net-{b}" for a, b in found.unequal.tolist())
+    assert np.array_equal(found.matches[: len(found.equal)], found.equal)
+    corpora = [f"corpus {k // 3}" for k in range(6)]
+    assert not len(draw_items(take(found.networks, np.arange(6)), plan=PLAN, corpora=corpora).unequal)
+    paired = draw_items(take(found.networks, np.arange(6)), plan=PLAN, runs=[0, 1, 2, 0, 1, 2]).unequal
+    assert all(first % 3 != second % 3 for first, second in paired.tolist())
+
+
+def test_a_network_merges_without_loss_with_one_whose_units_stand_twice_and_by_noise_it_does_not():
+    matched, wrong = scored_of_widths(by_activations), scored_of_widths(noise)
+    module = trained_module()
+    right = module(merging_images().test.images).argmax(1) == merging_images().test.labels
+    assert matched["endpoint_accuracy_unequal"] == pytest.approx(float(right.double().mean()), abs=1e-6)
+    assert matched["midpoint_accuracy_unequal"] == pytest.approx(matched["endpoint_accuracy_unequal"], abs=0.004)
+    assert matched["midpoint_accuracy_unequal_repaired"] == pytest.approx(matched["endpoint_accuracy_unequal"], abs=0.004)
+    assert matched["barrier_unequal"] == pytest.approx(0, abs=1e-4)
+    assert wrong["endpoint_accuracy_unequal"] == matched["endpoint_accuracy_unequal"] > 0.7
+    assert wrong["midpoint_accuracy_unequal"] < matched["midpoint_accuracy_unequal"] - 0.2
+    assert wrong["barrier_unequal"] > 0.3
+
+
+def test_a_matcher_leaves_out_pairs_of_unequal_widths_and_has_no_numbers_of_them():
+    found = items_of_widths()
+
+    def identities(first, second):
+        placed = {place: bundle.topology for bundle in first.bundles for place in bundle.index.tolist()}
+        return [symmetry.group(placed[place]).identity() for place in range(len(first))]
+
+    taken = matchings(method(match=identities), found)
+    assert (taken[-6:] == -1).all()
+    assert np.array_equal(found.packed(found.unpacked(taken)), taken)
+    metrics = score(found, taken, {"": merging_images()}).metrics
+    assert set(scored_of_widths(by_activations)) - set(metrics) == {
+        *("barrier_unequal", "endpoint_accuracy_unequal", "midpoint_accuracy_unequal", "midpoint_accuracy_unequal_repaired")
+    }
+
+
+def plans_with(change):
+    taken = np.array(matchings(method(embed_nodes=by_activations), items_of_widths()))
+    change(taken)
+    return taken
+
+
+def test_plans_are_written_and_read_without_change():
+    taken = plans_with(lambda taken: None)
+    assert np.array_equal(items_of_widths().packed(items_of_widths().unpacked(taken)), taken)
+
+
+def emptied(taken):
+    taken[-1] = -1
+
+
+def behind(taken):
+    taken[-1, 2 * (NARROW + WIDE - 1)] = 0
+
+
+def out_of_range(taken):
+    taken[-1, 0] = NARROW * WIDE
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (emptied, "1 of 6 pairs of unequal widths are left out; expected plans for all of them or none"),
+        (behind, "is no plan of optimal transport: there are numbers behind its 28 codes; expected -1"),
+        (out_of_range, "is no plan of optimal transport: what is said of index 'linear0' are no rising numbers from 0 to 49"),
+    ],
+)
+def test_rows_that_are_no_plans_are_refused(change, text):
+    with pytest.raises(PredictionsError, match=text):
+        items_of_widths().unpacked(plans_with(change))
+
+
+def test_embeddings_that_are_not_finite_are_not_transported():
+    def broken(networks):
+        return [np.full_like(nodes, np.nan) if len(nodes) > 2 * WIDE + 10 else nodes for nodes in by_activations(networks)]
+
+    only = replace(items_of_widths(), pairs=items_of_widths().pairs[:0], triples=items_of_widths().triples[:0], recoveries=())
+    with pytest.raises(GraphError, match="the embedding of node 0 is not finite; expected numbers"):
+        matchings(method(embed_nodes=broken), replace(only, sets=only.sets[:0]))

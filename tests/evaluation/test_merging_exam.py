@@ -12,7 +12,7 @@ import torch
 from baselines.matching import ActivationMatching, Naive
 from ngbench.errors import PredictionsError
 from ngbench.evaluation.exam import orbit_salt
-from ngbench.evaluation.merging import MergingExam
+from ngbench.evaluation.merging import MergingExam, _check_alike
 from ngbench.evaluation.predictions import Predictions
 from ngbench.graph import symmetry
 from ngbench.loading import GraphDataset, ZooPrograms
@@ -98,6 +98,13 @@ def test_a_zoo_of_one_topology_is_asked_what_it_was_before_widths_could_be_unequ
     assert hashlib.sha256("\n".join(exam.ids).encode()).hexdigest() == names
     assert exam.row_shape == (203,)
     assert exam.items.unequal.shape == (0, 2)
+
+
+def test_seeds_or_copies_of_which_only_some_leave_out_unequal_widths_are_refused():
+    found = [{"midpoint_accuracy": 0.5, "barrier_unequal": 0.1}, {"midpoint_accuracy": 0.5}]
+    _check_alike(found[:1] * 2, "seeds")
+    with pytest.raises(PredictionsError, match="some seeds of the predictions leave out pairs of unequal widths, and others do"):
+        _check_alike(found, "seeds")
 
 
 @pytest.mark.slow
