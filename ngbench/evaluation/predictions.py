@@ -28,7 +28,7 @@ class Predictions:
     Args:
         ids: Name of each row, ``[rows]``.
         values: What is said of each: ``[rows]`` numbers, ``[rows, classes]`` probabilities, ``[rows, features]`` embeddings or
-            ``[rows, nodes]`` matchings.
+            ``[rows, nodes]`` matchings, with plans of unequal widths as of `ngbench.alignment.couplings`.
         scrambled: The same with hidden neurons permuted, once for each copy, ``[copies, rows, ...]``.
         about: Where they come from: method, task, zoo, zoo_sha256, seed.
     """

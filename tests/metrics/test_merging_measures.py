@@ -21,6 +21,7 @@ def test_there_is_a_measure_for_each_noise_and_size_of_a_set():
         "barrier",
         "barrier_repaired",
         "barrier_area",
+        "barrier_unequal",
     }
 
 
@@ -30,6 +31,7 @@ def test_there_is_a_measure_for_each_noise_and_size_of_a_set():
         ("barrier", "Barrier", "Largest excess of the test loss"),
         ("recovery_0.25", "Recovery 0.25", "Share of the hidden nodes matched right in a permuted copy with noise of 0.25 "),
         ("recovery_exact_2", "Exact 2", "Share of networks without a fault in a permuted copy with noise of 2 "),
+        ("barrier_unequal", "Barrier, unequal widths", "Largest excess of the test loss"),
         ("merged_5", "Of 5", "Test accuracy of the mean of 5 aligned networks."),
         ("merged_12_repaired", "Of 12, repaired", "Test accuracy of the mean of 12 aligned networks. Statistics of its units"),
     ],
